@@ -1,0 +1,70 @@
+"""The three tables. Times are UTC epoch ms; `tick` is a nominal time of a schedule."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    false,
+    text,
+)
+
+metadata = MetaData()
+
+stores = Table(
+    "stores",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("timezone", String(64), nullable=False),
+    Column("hours", String(1000), nullable=False),
+    Column("country", String(2)),
+    Column("is_open", Boolean, nullable=False, server_default=false()),
+    Column("notification_seq", BigInteger, nullable=False, server_default=text("0")),
+    Column("last_reminded_tick", BigInteger),
+    Column("updated_at", BigInteger, nullable=False),
+    Index("stores_by_state", "is_open", "id"),
+)
+
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("store_id", String(64), ForeignKey("stores.id"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("type", String(64), nullable=False),
+    Column("data", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("published_at", BigInteger),
+    Index(
+        "notifications_unpublished",
+        "created_at",
+        postgresql_where=text("published_at IS NULL"),
+        sqlite_where=text("published_at IS NULL"),
+    ),
+)
+
+job_runs = Table(
+    "job_runs",
+    metadata,
+    Column("job", String(100), primary_key=True),
+    Column("tick", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("owner", String(200), nullable=False),
+    Column("origin", String(16), nullable=False),
+    Column("fallback", Boolean, nullable=False, server_default=false()),
+    Column("started_at", BigInteger, nullable=False),
+    Column("lease_until", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("duration_ms", BigInteger),
+    Column("error", Text),
+    Column("result", Text),
+)
