@@ -1,0 +1,209 @@
+"""One dedicated Redis connection for lock traffic.
+
+Commands are joined into one write per loop turn and replies resolved in order. Lock commands must
+not wait for a pooled connection behind slower traffic (a pool smaller than the number of tasks
+was measured to starve some: p99 409 ms against a p50 of 1.9 ms).
+
+After any loss, everything in flight is *unknown*: callers hold a token and ask again. The
+library's own retries are off, because a blind retry of `SET NX` finds its own token and says
+"held".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+
+from solocron.errors import ConfigError, LockReadOnly, LockUnavailable
+
+log = logging.getLogger("solocron.locks")
+
+_REFUSALS = ("READONLY", "MISCONF", "OOM", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS")
+_RETRY_PAUSES_S = (0.02, 0.05, 0.1, 0.2)
+_MAX_PENDING = 100_000
+
+
+class _Session:
+    """One live connection: commands out in one write per turn, replies in order."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection = connection
+        self._out: list[bytes] = []
+        self._pending: deque[asyncio.Future[Any]] = deque()
+        self._wake = asyncio.Event()
+        self.error: BaseException | None = None
+        self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
+
+    def submit(self, args: Sequence[str | bytes | int]) -> asyncio.Future[Any]:
+        """Queue one command. The future holds its reply, or why there is none."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self.error is not None or len(self._pending) >= _MAX_PENDING:
+            future.set_exception(LockUnavailable(f"Redis connection lost: {self.error}"))
+            return future
+        self._out.extend(self._connection.pack_command(*args))
+        self._pending.append(future)
+        self._wake.set()
+        return future
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                chunk, self._out = self._out, []
+                await self._connection.send_packed_command(b"".join(chunk))
+        except (RedisError, OSError) as error:
+            self.fail(error)
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                reply: Any
+                try:
+                    reply = await self._connection.read_response()
+                except (ResponseError, BusyLoadingError) as refusal:
+                    reply = refusal
+                self._resolve(reply)
+        except (RedisError, OSError) as error:
+            self.fail(error)
+
+    def _resolve(self, reply: Any) -> None:
+        if not self._pending:
+            return
+        future = self._pending.popleft()
+        if future.done():  # its caller was cancelled; order is kept all the same
+            return
+        if isinstance(reply, RedisError):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
+
+    def fail(self, error: BaseException) -> None:
+        """Mark the connection lost; what is in flight becomes unknown."""
+        if self.error is not None:
+            return
+        self.error = error
+        for future in self._pending:
+            if not future.done():
+                future.set_exception(LockUnavailable(f"no reply from Redis: {_name(error)}"))
+                future.exception()  # read here: a cancelled caller never will
+        self._pending.clear()
+        for task in self._tasks:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Close the socket and await both tasks."""
+        self.fail(ConnectionError("closed"))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._connection.disconnect(nowait=True)
+
+
+class RedisLink:
+    """Commands to Redis under one deadline that covers connecting and retrying.
+
+    `url` is redis://, rediss:// or unix://; `deadline_s` the longest a call may take, in s.
+    `scripts` are loaded whenever a connection is made.
+    """
+
+    def __init__(self, url: str, *, deadline_s: float = 1.0, scripts: Sequence[str] = ()) -> None:
+        try:
+            self._pool = ConnectionPool.from_url(
+                url, protocol=2, retry=Retry(NoBackoff(), 0), socket_connect_timeout=deadline_s
+            )
+        except ValueError as error:
+            raise ConfigError(f"REDIS_URL is not usable: {error}") from None
+        self._deadline_s = deadline_s
+        self._scripts = tuple(scripts)
+        self._session: _Session | None = None
+        self._connecting = asyncio.Lock()
+        self._up: bool | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the last exchange with Redis worked."""
+        return self._up is True
+
+    async def call(self, *args: str | bytes | int) -> Any:
+        """Send an idempotent command; ask again after a loss until the deadline.
+
+        Raises LockUnavailable (no answer) or LockReadOnly (Redis refuses writes); other error
+        replies pass as redis.exceptions.ResponseError.
+        """
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await self._call(args)
+        except TimeoutError:
+            self._lost(f"no answer within {self._deadline_s:g} s")
+            raise LockUnavailable(f"Redis gave no answer within {self._deadline_s:g} s") from None
+
+    async def _call(self, args: Sequence[str | bytes | int]) -> Any:
+        attempt = 0
+        while True:
+            try:
+                session = await self._connected()
+                return await session.submit(args)
+            except (ResponseError, BusyLoadingError) as error:
+                if str(error).startswith(_REFUSALS) or isinstance(error, BusyLoadingError):
+                    self._lost(str(error))
+                    raise LockReadOnly(f"Redis refuses: {error}") from None
+                if type(error).__name__ == "ReadOnlyError":
+                    self._lost("read only")
+                    raise LockReadOnly("Redis refuses writes: it is a read-only replica") from None
+                raise
+            except (LockUnavailable, RedisError, OSError) as error:
+                self._lost(_name(error))
+                if attempt >= len(_RETRY_PAUSES_S):
+                    raise LockUnavailable(f"Redis is not reachable: {_name(error)}") from None
+                await asyncio.sleep(_RETRY_PAUSES_S[attempt])
+                attempt += 1
+
+    async def _connected(self) -> _Session:
+        if self._session is not None and self._session.error is None:
+            return self._session
+        async with self._connecting:
+            if self._session is not None:
+                if self._session.error is None:
+                    return self._session
+                await self._session.close()
+                self._session = None
+            connection = self._pool.make_connection()
+            try:
+                await connection.connect()
+                session = _Session(connection)
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            self._session = session
+            for script in self._scripts:
+                await session.submit(("SCRIPT", "LOAD", script))
+            if not self._up:
+                self._up = True
+                log.info("✅ Redis connected for distributed locks")
+                log.info("✅ Redis ready for distributed locks")
+            return session
+
+    def _lost(self, reason: str) -> None:
+        if self._session is not None:
+            self._session.fail(ConnectionError(reason))
+        if self._up is not False:
+            self._up = False
+            log.warning("Redis lost for distributed locks: %s; the ledger decides alone", reason)
+
+    async def close(self) -> None:
+        """Close the connection. Safe to call twice; a later call connects again."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+def _name(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,82 @@
+"""The Lua scripts: each decides atomically on one lock and its companion keys.
+
+They run on Redis 6.2 and later (6.2 has no SET with NX and GET together). A token is
+`host:pid:uuid:tick`; a lock in any other form belongs to an older server and is honoured for its
+whole TTL. Every key set here has a TTL.
+"""
+
+from __future__ import annotations
+
+# KEYS lock alive settled paused; ARGV token ttl_ms lease_ms tick (-1: a lock without a tick)
+CLAIM = """
+local owner = redis.call('GET', KEYS[1])
+local last = redis.call('GET', KEYS[3])
+if owner ~= ARGV[1] then
+  if tonumber(ARGV[4]) >= 0 then
+    if last and tonumber(last) >= tonumber(ARGV[4]) then return {'done', last, 0} end
+    if redis.call('EXISTS', KEYS[4]) == 1 then return {'paused', '', 0} end
+  end
+  if owner then
+    local ours = string.match(owner, '^.+:%d+:%x+:%-?%d+$')
+    if not ours or redis.call('EXISTS', KEYS[2]) == 1 then
+      return {'held', string.sub(owner, 1, 300), redis.call('PTTL', KEYS[1])}
+    end
+  end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
+return {'granted', owner and owner ~= ARGV[1] and string.sub(owner, 1, 300) or '', 0}
+"""
+
+# KEYS lock alive settled; ARGV token tick (-1: release without settling) keep_ms
+SETTLE = """
+if tonumber(ARGV[2]) >= 0 then
+  local last = redis.call('GET', KEYS[3])
+  if not last or tonumber(last) < tonumber(ARGV[2]) then
+    redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+  end
+end
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  return redis.call('DEL', KEYS[1], KEYS[2]) > 0 and 1 or 0
+end
+return 0
+"""
+
+# KEYS lock alive, per lease; ARGV token ttl_ms lease_ms, per lease. Never re-creates a lock.
+RENEW = """
+local answers = {}
+for i = 1, #KEYS / 2 do
+  local lock, alive, a = KEYS[2 * i - 1], KEYS[2 * i], 3 * i - 2
+  if redis.call('GET', lock) == ARGV[a] then
+    redis.call('PEXPIRE', lock, ARGV[a + 1])
+    redis.call('SET', alive, ARGV[a], 'PX', ARGV[a + 2])
+    answers[i] = 1
+  else
+    answers[i] = 0
+  end
+end
+return answers
+"""
+
+# KEYS lock alive settled schedule paused, per job; ARGV schedule, per job, then its keep_ms.
+# Says what each job's keys hold and notes the schedule this server has for it.
+SURVEY = """
+local answers = {}
+local keep = ARGV[#ARGV]
+for i = 1, #KEYS / 5 do
+  local k = 5 * i - 4
+  local schedule = redis.call('GET', KEYS[k + 3])
+  if not schedule or schedule == ARGV[i] then
+    redis.call('SET', KEYS[k + 3], ARGV[i], 'PX', keep)
+    schedule = ARGV[i]
+  end
+  answers[i] = {
+    string.sub(redis.call('GET', KEYS[k]) or '', 1, 300), redis.call('PTTL', KEYS[k]),
+    redis.call('EXISTS', KEYS[k + 1]), redis.call('GET', KEYS[k + 2]) or '',
+    string.sub(schedule, 1, 300), redis.call('EXISTS', KEYS[k + 4]),
+  }
+end
+return answers
+"""
+
+ALL = (CLAIM, SETTLE, RENEW, SURVEY)
