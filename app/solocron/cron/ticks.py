@@ -83,12 +83,3 @@ class Calendar:
             ticks.append(tick)
             tick = self.next_after(tick)
         return ticks
-
-
-def nominal(calendar: Calendar, now_ms: float, tolerance_ms: float = 50.0) -> int | None:
-    """The tick a timer woke for: the latest at or before now + tolerance.
-
-    Timers may fire early (uvloop: up to 0.15 ms before nominal in 10 of 180 callbacks); flooring
-    now would claim the previous tick.
-    """
-    return calendar.latest_at(now_ms + tolerance_ms)

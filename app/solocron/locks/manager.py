@@ -31,10 +31,17 @@ MAX_KEY = 200
 
 @dataclass(frozen=True)
 class Granted:
-    """The lock is ours. `previous_owner` is the crashed owner it was taken over from, or ''."""
+    """The lock is ours. `previous_owner` is the crashed owner it was taken over from, or '';
+    `settled` the newest settled tick (UTC epoch ms), or -1."""
 
     lease: Lease
     previous_owner: str = ""
+    settled: int = -1
+
+    @property
+    def crashed_tick(self) -> int:
+        """The tick the crashed owner was running (UTC epoch ms), or -1."""
+        return int(self.previous_owner.rpartition(":")[2]) if self.previous_owner else -1
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,12 @@ class Held:
 
     owner: str
     ttl_ms: int
+
+    @property
+    def tick(self) -> int | None:
+        """The tick the owner runs (UTC epoch ms); None for an owner in another form."""
+        last = self.owner.rpartition(":")[2]
+        return int(last) if last.isdigit() and len(last) < 16 else None
 
 
 @dataclass(frozen=True)
@@ -248,7 +261,7 @@ class LockManager:
         granted = Lease(
             key, token, ttl_ms=ttl, lease_ms=lease, sent_at_s=sent_at, clock=self._clock
         )
-        return Granted(granted, text)
+        return Granted(granted, text, number)
 
     async def _give_back(self, key: str, token: str) -> None:
         try:

@@ -25,7 +25,7 @@ if owner ~= ARGV[1] then
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
-return {'granted', owner and owner ~= ARGV[1] and string.sub(owner, 1, 300) or '', 0}
+return {'granted', owner and owner ~= ARGV[1] and string.sub(owner, 1, 300) or '', last or -1}
 """
 
 # KEYS lock alive settled; ARGV token tick (-1: release without settling) keep_ms

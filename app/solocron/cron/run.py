@@ -1,0 +1,69 @@
+"""What a job's body is given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from solocron.locks.lease import Lease
+from solocron.storage.runs import RunKey, RunLedger
+
+
+class RunLog(logging.LoggerAdapter[logging.Logger]):
+    """Puts the run's fields behind each line."""
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        """Merge the run's fields with those of the call."""
+        kwargs["extra"] = {**(self.extra or {}), **kwargs.get("extra", {})}
+        return msg, kwargs
+
+
+class Run:
+    """One attempt of one tick. `fallback` marks a run decided by the ledger without Redis."""
+
+    def __init__(self, key: RunKey, *, ledger: RunLedger, lease: Lease, fallback: bool) -> None:
+        self.key = key
+        self.lease = lease
+        self.fallback = fallback
+        self._ledger = ledger
+
+    @property
+    def job(self) -> str:
+        """The job's name."""
+        return self.key.job
+
+    @property
+    def tick(self) -> int:
+        """The nominal time, UTC epoch ms."""
+        return self.key.tick
+
+    @property
+    def attempt(self) -> int:
+        """1, 2, ...: the fencing token."""
+        return self.key.attempt
+
+    @property
+    def log(self) -> RunLog:
+        """A logger that puts job, tick and attempt behind each line."""
+        fields = {"job": self.job, "tick": self.tick, "attempt": self.attempt}
+        return RunLog(logging.getLogger("solocron.job"), fields)
+
+    def ensure_leased(self) -> None:
+        """Raise LeaseLost unless this server may still work on the tick."""
+        self.lease.ensure()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A database transaction that exists only while this attempt is current.
+
+        Raises StaleAttempt (nothing is written), LeaseLost or StorageUnavailable.
+        """
+        self.ensure_leased()
+        async with self._ledger.fenced(self.key) as connection:
+            yield connection

@@ -1,0 +1,51 @@
+"""aiocron triggers that stay true to the clock.
+
+aiocron anchors wall and monotonic time once, at start: measured, after a 0.4 s clock step every
+later tick is 0.4 s off. `Trigger` anchors anew each time it arms, and never sleeps longer than
+`MAX_SLEEP_S`, so a stepped clock or a resumed machine is noticed. A timer that fires early (uvloop:
+up to 0.15 ms) finds its tick still ahead and re-arms; after a stall only the newest tick fires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from zoneinfo import ZoneInfo
+
+import aiocron
+
+from solocron.clock import Clock
+from solocron.cron.ticks import Calendar
+
+MAX_SLEEP_S = 30.0
+
+
+class Trigger(aiocron.Cron):  # type: ignore[misc]  # aiocron ships no types
+    """Calls `fire(tick)` on the event loop at each tick (UTC epoch ms) of the calendar."""
+
+    def __init__(self, calendar: Calendar, clock: Clock, fire: Callable[[int], None]) -> None:
+        super().__init__(calendar.expression, fire, start=False, tz=ZoneInfo(calendar.zone))
+        self._calendar = calendar
+        self._clock = clock
+        self._fire = fire
+        self._target = calendar.next_after(clock.now_ms())
+        self._due: int | None = None
+
+    def initialize(self) -> None:
+        """Nothing is anchored at start: `get_next` reads the clock each time."""
+        self._target = self._calendar.next_after(self._clock.now_ms())
+
+    def get_next(self) -> float:
+        """Loop time (s) of the next wake-up; notes the tick that is due now, if any."""
+        now = self._clock.now_ms()
+        if now >= self._target:
+            self._due = self._calendar.latest_at(now)
+            self._target = self._calendar.next_after(now)
+        wait = self._clock.seconds_until(self._target)
+        loop_time: float = self.loop.time()
+        return loop_time + min(max(wait, 0.0), MAX_SLEEP_S)
+
+    def call_func(self) -> None:
+        """Fire the tick that is due; a wake-up without one only re-armed."""
+        due, self._due = self._due, None
+        if due is not None:
+            self._fire(due)
