@@ -49,11 +49,15 @@ class Job:
         if self.overlap not in ("skip", "queue"):
             raise ConfigError(f"overlap of job {self.name!r} is {self.overlap!r}: skip or queue")
         if self.on_redis_down not in ("run", "skip"):
-            raise ConfigError(f"on_redis_down of job {self.name!r} is {self.on_redis_down!r}: run or skip")
+            raise ConfigError(
+                f"on_redis_down of job {self.name!r} is {self.on_redis_down!r}: run or skip"
+            )
         if not 1 <= self.attempts <= 100:
             raise ConfigError(f"attempts of job {self.name!r} is {self.attempts}: give 1 to 100")
         if not 0 <= self.catch_up_ms <= 7 * 24 * 3_600_000:
-            raise ConfigError(f"catch-up of job {self.name!r} is {self.catch_up_ms} ms: 0 to 7 days")
+            raise ConfigError(
+                f"catch-up of job {self.name!r} is {self.catch_up_ms} ms: 0 to 7 days"
+            )
 
     @property
     def lock_key(self) -> str:
@@ -63,7 +67,10 @@ class Job:
     @property
     def title(self) -> str:
         """The name as log lines say it: `store auto-close`, `store open reminder`."""
-        known = {"store-auto-close": "store auto-close", "store-open-reminder": "store open reminder"}
+        known = {
+            "store-auto-close": "store auto-close",
+            "store-open-reminder": "store open reminder",
+        }
         return known.get(self.name, self.name)
 
     @property

@@ -28,9 +28,13 @@ class Calendar:
         try:
             self._zone = ZoneInfo(zone)
         except (ValueError, OSError, LookupError):
-            raise ConfigError(f"time zone {zone[:64]!r}: give an IANA name such as Europe/Berlin") from None
+            raise ConfigError(
+                f"time zone {zone[:64]!r}: give an IANA name such as Europe/Berlin"
+            ) from None
         if len(expression) > _MAX_EXPRESSION:
-            raise ConfigError(f"cron expression of {len(expression)} characters: at most {_MAX_EXPRESSION}")
+            raise ConfigError(
+                f"cron expression of {len(expression)} characters: at most {_MAX_EXPRESSION}"
+            )
         self.expression = " ".join(expression.split())
         self.zone = zone
         try:

@@ -213,7 +213,9 @@ class LockManager:
         finally:
             await self.release(claim.lease)
 
-    async def claim(self, key: str, tick: int, ttl_ms: int, *, lease_ms: int | None = None) -> Claim:
+    async def claim(
+        self, key: str, tick: int, ttl_ms: int, *, lease_ms: int | None = None
+    ) -> Claim:
         """Ask for one tick (UTC epoch ms) of a job in one round trip; a grant is renewed until
         `release`. Raises LockUnavailable or LockReadOnly, which never mean "held"."""
         ttl = check_ttl(ttl_ms)

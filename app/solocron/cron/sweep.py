@@ -1,0 +1,36 @@
+"""What the sweep should run: pure decisions over what Redis or the ledger says of a job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from solocron.cron.job import Job
+from solocron.locks.manager import Survey
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`tick` is to be run now (None: nothing); `missed` are ticks too old to run."""
+
+    tick: int | None = None
+    missed: tuple[int, ...] = ()
+
+
+def decide(job: Job, settled: int, now_ms: float, *, grace_ms: float) -> Decision:
+    """The newest tick due and not settled (all times in UTC epoch ms).
+
+    `settled` is the newest settled tick. A tick younger than `grace_ms` is left to the triggers.
+    Ticks outside the catch-up window are missed; at most 100 of them are named.
+    """
+    newest = job.calendar.latest_at(now_ms - grace_ms)
+    if newest is None or newest <= settled:
+        return Decision()
+    if newest >= now_ms - job.catch_up_ms:
+        return Decision(newest)
+    return Decision(None, tuple(job.calendar.between(settled, newest, 100)))
+
+
+def is_free(survey: Survey) -> bool:
+    """Whether a claim could be granted: not paused, and no live owner or older server's lock."""
+    foreign = survey.owner and survey.owner.count(":") < 3
+    return not survey.paused and not foreign and not (survey.owner and survey.alive)
