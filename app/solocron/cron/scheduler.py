@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
+from functools import partial
 
 from solocron.clock import Clock
 from solocron.cron.job import Job
@@ -47,9 +48,7 @@ class Scheduler:
         if self._sweeper is not None:
             return
         for job in self._jobs.values():
-            trigger = Trigger(
-                job.calendar, self._clock, lambda tick, job=job: self._fire(job, tick)
-            )
+            trigger = Trigger(job.calendar, self._clock, partial(self._fire, job))
             trigger.start()
             self._triggers.append(trigger)
         self._sweeper = asyncio.create_task(self._sweep_forever(), name="sweep")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -21,13 +22,16 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError, ResponseError
 
 from solocron.errors import ConfigError, LockReadOnly, LockUnavailable
 
 log = logging.getLogger("solocron.locks")
 
-_REFUSALS = ("READONLY", "MISCONF", "OOM", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS")
+# At the start of a reply, or inside the text of a script's error ("...: -OOM command not ...").
+_REFUSAL = re.compile(
+    r"(?:^|[ -])(READONLY|MISCONF|OOM|LOADING|CLUSTERDOWN|MASTERDOWN|NOREPLICAS)\b"
+)
 _RETRY_PAUSES_S = (0.02, 0.05, 0.1, 0.2)
 _MAX_PENDING = 100_000
 
@@ -152,12 +156,11 @@ class RedisLink:
                 session = await self._connected()
                 return await session.submit(args)
             except (ResponseError, BusyLoadingError) as error:
-                if str(error).startswith(_REFUSALS) or isinstance(error, BusyLoadingError):
+                if isinstance(error, BusyLoadingError | ReadOnlyError) or _REFUSAL.search(
+                    str(error)
+                ):
                     self._lost(str(error))
-                    raise LockReadOnly(f"Redis refuses: {error}") from None
-                if type(error).__name__ == "ReadOnlyError":
-                    self._lost("read only")
-                    raise LockReadOnly("Redis refuses writes: it is a read-only replica") from None
+                    raise LockReadOnly(f"Redis refuses writes: {error}") from None
                 raise
             except (LockUnavailable, RedisError, OSError) as error:
                 self._lost(_name(error))
@@ -175,7 +178,7 @@ class RedisLink:
                     return self._session
                 await self._session.close()
                 self._session = None
-            connection = self._pool.make_connection()
+            connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
                 await connection.connect()
                 session = _Session(connection)

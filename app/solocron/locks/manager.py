@@ -27,6 +27,7 @@ log = logging.getLogger("solocron.locks")
 
 MAX_TTL_MS = 7 * 24 * 3600 * 1000
 MAX_KEY = 200
+_GIVE_BACK_PAUSE_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,17 @@ class LockManager:
         self._changed = asyncio.Event()
         self._identity = f"{socket.gethostname()[:100]}:{os.getpid()}"
         self._renewer: asyncio.Task[None] | None = None
+        self._closing = False
 
     async def __aenter__(self) -> Self:
+        self._closing = False
         if self._renewer is None:
             self._renewer = asyncio.create_task(self._renew_forever(), name="lease-renewal")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Await background releases, stop renewing, close the connection. Safe to call twice."""
+        self._closing = True
         if self._background:
             await asyncio.wait(self._background)
         if self._renewer is not None:
@@ -251,7 +255,7 @@ class LockManager:
             )
         except (asyncio.CancelledError, LockUnavailable):
             # Whether it was granted is unknown: give back what may be ours.
-            self._own(self._give_back(key, token))
+            self._own(self._give_back(key, token, sent_at + lease / 1000))
             raise
         word, text, number = answer[0].decode(), answer[1].decode(errors="replace"), int(answer[2])
         if word == "held":
@@ -265,11 +269,16 @@ class LockManager:
         )
         return Granted(granted, text, number)
 
-    async def _give_back(self, key: str, token: str) -> None:
-        try:
-            await self._settle(key, token, -1)
-        except LockUnavailable:
-            pass  # the liveness key ends within one lease, and the lock is free with it
+    async def _give_back(self, key: str, token: str, until_s: float) -> None:
+        """Release what may have been granted, for as long as its liveness key could live."""
+        while True:
+            try:
+                await self._settle(key, token, -1)
+                return
+            except LockUnavailable:
+                if self._closing or self._clock.monotonic() >= until_s:
+                    return
+                await asyncio.sleep(_GIVE_BACK_PAUSE_S)
 
     async def _settle(self, key: str, token: str, tick: int) -> bool:
         alive, settled, _, _ = companions(check_key(key))
@@ -309,9 +318,11 @@ class LockManager:
         keys = [k for each in leases for k in (each.key, companions(each.key)[0])]
         args = [a for each in leases for a in (each.token, each.ttl_ms, each.lease_ms)]
         sent_at = self._clock.monotonic()
+        planned = min(each.next_renewal_s for each in leases)
         for each in leases:  # absolute schedule: a slow reply does not move the next renewal
-            while each.next_renewal_s <= sent_at:
-                each.next_renewal_s += each.lease_ms / 3000
+            each.next_renewal_s = (
+                max(planned, sent_at - each.lease_ms / 3000) + each.lease_ms / 3000
+            )
         try:
             answers = await self._script(scripts.RENEW, keys, args)
         except (LockUnavailable, ResponseError) as error:

@@ -173,5 +173,3 @@ def _sqlite(url: URL) -> AsyncEngine:
         cursor.close()
 
     return engine
-
-

