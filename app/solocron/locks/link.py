@@ -180,7 +180,7 @@ class RedisLink:
                 self._session = None
             connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 session = _Session(connection)
             except BaseException:
                 await connection.disconnect(nowait=True)

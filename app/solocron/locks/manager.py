@@ -11,7 +11,7 @@ import socket
 import uuid
 import weakref
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -306,10 +306,8 @@ class LockManager:
             now = self._clock.monotonic()
             due = min(lease.next_renewal_s for lease in self._leases.values())
             if due > now:
-                try:
+                with suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), due - now)
-                except TimeoutError:
-                    pass
                 continue
             await self._renew(list(self._leases.values()))
 

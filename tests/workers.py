@@ -1,0 +1,88 @@
+"""Real worker processes that tests start, signal and read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from solocron.storage.engine import Database
+
+
+class Worker:
+    """One process running `worker.py`; `events` is what it said so far."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.events: list[dict[str, Any]] = []
+        self._news = asyncio.Condition()
+        self._reader = asyncio.create_task(self._read())
+
+    @classmethod
+    async def start(cls, **options: Any) -> Worker:
+        script = str(Path(__file__).with_name("worker.py"))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, script, json.dumps(options), stdout=asyncio.subprocess.PIPE
+        )
+        worker = cls(process)
+        await worker.saw(lambda event: event["event"] == "ready")
+        return worker
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            async with self._news:
+                self.events.append(json.loads(line))
+                self._news.notify_all()
+
+    async def saw(self, match: Any, timeout_s: float = 30) -> dict[str, Any]:
+        """Wait for an event that matches."""
+        async with asyncio.timeout(timeout_s), self._news:
+            while True:
+                for event in self.events:
+                    if match(event):
+                        return event
+                await self._news.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def stop(self) -> None:
+        if self.process.returncode is None:
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
+        await self.process.wait()
+        await self._reader
+
+
+async def prepare(url: str) -> Database:
+    """A migrated database with a table for the effects of the test job."""
+    database = Database(url)
+    await database.migrate()
+    async with database.begin() as connection:
+        await connection.execute(text("CREATE TABLE effects (tick BIGINT, worker VARCHAR(20))"))
+    return database
+
+
+async def effects(database: Database) -> list[tuple[int, str]]:
+    """(tick, worker) of every effect written, oldest tick first."""
+    async with database.connect() as connection:
+        rows = await connection.execute(text("SELECT tick, worker FROM effects ORDER BY tick"))
+        return [(row.tick, row.worker) for row in rows]
+
+
+async def until(condition: Any, timeout_s: float = 60) -> None:
+    """Poll an async condition until it is true."""
+    async with asyncio.timeout(timeout_s):
+        while not await condition():
+            await asyncio.sleep(0.05)
+
+
+def wall_ms() -> float:
+    return time.time() * 1000
