@@ -8,7 +8,7 @@ setup: .venv/ready ## an environment with the pinned dependencies
 .venv/ready: pyproject.toml deploy/constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --require-hashes -r deploy/constraints.txt
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/pip install --quiet --no-deps -e .
 	touch $@
 
 test: setup ## formatting, lint, types, layers, then every test on real servers
