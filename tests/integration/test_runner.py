@@ -1,0 +1,156 @@
+"""One tick from claim to settled, in the original's own words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from conftest import RedisServer
+from solocron.clock import SystemClock
+from solocron.cron.job import Body, Job
+from solocron.cron.run import Run
+from solocron.cron.runner import Runner
+from solocron.cron.ticks import Calendar
+from solocron.errors import ConfigError
+from solocron.locks.manager import LockManager
+from solocron.storage.engine import Database
+from solocron.storage.runs import RunLedger
+
+CALENDAR = Calendar("0 0,6 * * *")
+
+
+def job(body: Body, **options: Any) -> Job:
+    return Job(name="store-auto-close", calendar=CALENDAR, body=body, backoff_ms=1, **options)
+
+
+def latest() -> int:
+    tick = CALENDAR.latest_at(SystemClock().now_ms())
+    assert tick is not None
+    return tick
+
+
+def runner(locks: LockManager, database: Database) -> Runner:
+    return Runner(
+        locks=locks, ledger=RunLedger(database), clock=SystemClock(), owner="w", lease_ms=5000
+    )
+
+
+@pytest.fixture
+async def locks(redis_server: RedisServer) -> AsyncIterator[LockManager]:
+    async with LockManager(redis_server.url, clock=SystemClock()) as locks:
+        yield locks
+
+
+@pytest.fixture
+async def database(sqlite_url: str) -> AsyncIterator[Database]:
+    database = Database(sqlite_url)
+    await database.migrate()
+    yield database
+    await database.close()
+
+
+async def test_log_messages_are_the_originals(
+    locks: LockManager, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(run: Run) -> Mapping[str, int]:
+        return {"closed": 3}
+
+    caplog.set_level("INFO")
+    outcome = await runner(locks, database).run_tick(job(body), latest())
+    assert (outcome.state, outcome.counts) == ("succeeded", {"closed": 3})
+    assert [record.getMessage() for record in caplog.records if "alembic" not in record.name] == [
+        "✅ Redis connected for distributed locks",
+        "✅ Redis ready for distributed locks",
+        "Starting store auto-close cron job...",
+        "Store auto-close cron job completed successfully",
+    ]
+
+
+async def test_a_loser_sends_one_redis_command_and_no_query(
+    locks: LockManager,
+    database: Database,
+    redis_server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    running, finish = asyncio.Event(), asyncio.Event()
+
+    async def body(run: Run) -> None:
+        running.set()
+        await finish.wait()
+
+    nowhere = Database("postgresql://nobody@127.0.0.1:1/none")  # any query would fail
+    async with LockManager(redis_server.url, clock=SystemClock()) as other:
+        await other.is_locked("cron:warm")
+        winner = asyncio.create_task(runner(locks, database).run_tick(job(body), latest()))
+        await running.wait()
+        caplog.set_level("INFO")
+        redis_server.cli("config", "resetstat")
+        outcome = await runner(other, nowhere).run_tick(job(body), latest())
+        stats = redis_server.cli("info", "commandstats")
+        assert "cmdstat_evalsha:calls=1," in stats
+        assert (outcome.state, outcome.reason) == ("skipped", "held")
+        wanted = "Another server is running the store auto-close cron, skipping."
+        assert wanted in [record.getMessage() for record in caplog.records]
+        finish.set()
+        assert (await winner).state == "succeeded"
+    await nowhere.close()
+
+
+async def test_a_failing_job_is_retried_then_given_up(
+    locks: LockManager, database: Database
+) -> None:
+    attempts: list[int] = []
+
+    async def body(run: Run) -> None:
+        attempts.append(run.attempt)
+        raise ValueError("no stock")
+
+    one = runner(locks, database)
+    outcome = await one.run_tick(job(body, attempts=3), latest())
+    assert attempts == [1, 2, 3]
+    assert (outcome.state, outcome.reason) == ("failed", "ValueError: no stock")
+    assert (await one.run_tick(job(body), latest())).reason == "done"
+
+
+async def test_a_job_may_skip_while_redis_is_down(
+    own_redis: RedisServer, database: Database
+) -> None:
+    async def body(run: Run) -> None:
+        raise AssertionError
+
+    own_redis.stop()
+    async with LockManager(own_redis.url, clock=SystemClock(), deadline_s=0.2) as locks:
+        one = runner(locks, database)
+        outcome = await one.run_tick(job(body, on_redis_down="skip"), latest())
+    assert (outcome.state, outcome.reason) == ("skipped", "redis-down")
+
+
+async def test_a_cancelled_run_is_handed_over(locks: LockManager, database: Database) -> None:
+    running = asyncio.Event()
+
+    async def stuck(run: Run) -> None:
+        running.set()
+        await asyncio.Event().wait()
+
+    async def quick(run: Run) -> None:
+        return None
+
+    task = asyncio.create_task(runner(locks, database).run_tick(job(stuck), latest()))
+    await running.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    outcome = await runner(locks, database).run_tick(job(quick), latest())
+    assert (outcome.state, outcome.attempt) == ("succeeded", 2)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"ttl_ms": 0}, {"overlap": "maybe"}, {"attempts": 0}, {"catch_up_ms": -1}]
+)
+def test_a_wrong_job_is_named(wrong: dict[str, Any]) -> None:
+    async def body(run: Run) -> None: ...
+
+    with pytest.raises(ConfigError, match="store-auto-close"):
+        job(body, **wrong)
