@@ -26,12 +26,12 @@ stores = Table(
     Column("name", String(200), nullable=False),
     Column("timezone", String(64), nullable=False),
     Column("hours", String(1000), nullable=False),
-    Column("country", String(2)),
+    Column("country", String(2), nullable=False, server_default=""),
     Column("is_open", Boolean, nullable=False, server_default=false()),
     Column("notification_seq", BigInteger, nullable=False, server_default=text("0")),
     Column("last_reminded_tick", BigInteger),
     Column("updated_at", BigInteger, nullable=False),
-    Index("stores_by_state", "is_open", "id"),
+    Index("stores_by_hours", "is_open", "hours", "timezone", "country", "id"),
 )
 
 notifications = Table(

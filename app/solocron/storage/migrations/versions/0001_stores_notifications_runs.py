@@ -17,13 +17,13 @@ def upgrade() -> None:
         sa.Column("name", sa.String(200), nullable=False),
         sa.Column("timezone", sa.String(64), nullable=False),
         sa.Column("hours", sa.String(1000), nullable=False),
-        sa.Column("country", sa.String(2)),
+        sa.Column("country", sa.String(2), nullable=False, server_default=""),
         sa.Column("is_open", sa.Boolean, nullable=False, server_default=sa.false()),
         sa.Column("notification_seq", sa.BigInteger, nullable=False, server_default=sa.text("0")),
         sa.Column("last_reminded_tick", sa.BigInteger),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
     )
-    op.create_index("stores_by_state", "stores", ["is_open", "id"])
+    op.create_index("stores_by_hours", "stores", ["is_open", "hours", "timezone", "country", "id"])
     op.create_table(
         "notifications",
         sa.Column("store_id", sa.String(64), sa.ForeignKey("stores.id"), primary_key=True),

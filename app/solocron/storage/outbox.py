@@ -1,0 +1,137 @@
+"""The outbox: notifications as rows, written in the transaction of the change they tell of.
+
+A store's `seq` is taken under that store's row lock, so it is gap-free and its order is commit
+order: a reader that has seen `n` misses nothing as long as it next sees `n + 1`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import BigInteger, Row, String, and_, column, func, insert, select, update, values
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from solocron.storage.engine import Database
+from solocron.storage.tables import notifications, stores
+
+CHUNK = 500  # stores per statement: 2 parameters each, well under either database's limit
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Notification:
+    """One row: the `seq`-th notification of a store. `created_at` is UTC epoch ms."""
+
+    store_id: str
+    seq: int
+    type: str
+    data: Mapping[str, Any]
+    created_at: int
+
+
+async def append(connection: AsyncConnection, rows: Sequence[Notification]) -> None:
+    """Insert rows whose `seq` was taken in this same transaction."""
+    if not rows:
+        return
+    await connection.execute(
+        insert(notifications),
+        [
+            {
+                "store_id": each.store_id,
+                "seq": each.seq,
+                "type": each.type,
+                "data": json.dumps(each.data, separators=(",", ":"), ensure_ascii=False),
+                "created_at": each.created_at,
+            }
+            for each in rows
+        ],
+    )
+
+
+class Outbox:
+    """Reads the table. Every method may raise StorageUnavailable."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def heads(self, store_ids: Sequence[str]) -> dict[str, int]:
+        """The newest `seq` of each store that exists (0: it has no notification yet)."""
+        found: dict[str, int] = {}
+        async with self._database.connect() as connection:
+            for chunk in _chunks(store_ids):
+                query = select(stores.c.id, stores.c.notification_seq).where(stores.c.id.in_(chunk))
+                rows = await connection.execute(query)
+                found.update((row.id, row.notification_seq) for row in rows)
+        return found
+
+    async def oldest(self, store_ids: Sequence[str]) -> dict[str, int]:
+        """The oldest `seq` still kept of each store that has any."""
+        found: dict[str, int] = {}
+        async with self._database.connect() as connection:
+            for chunk in _chunks(store_ids):
+                query = (
+                    select(notifications.c.store_id, func.min(notifications.c.seq).label("seq"))
+                    .where(notifications.c.store_id.in_(chunk))
+                    .group_by(notifications.c.store_id)
+                )
+                rows = await connection.execute(query)
+                found.update((row.store_id, row.seq) for row in rows)
+        return found
+
+    async def since(self, last: Sequence[tuple[str, int]], limit: int) -> list[Notification]:
+        """What came after each (store, seq), in order per store, at most `limit` rows.
+
+        Only the first `CHUNK` stores of `last` are asked for.
+        """
+        wanted = (
+            values(column("id", String), column("last", BigInteger), name="wanted")
+            .data(list(last[:CHUNK]))
+            .cte("wanted")
+        )
+        past = and_(notifications.c.store_id == wanted.c.id, notifications.c.seq > wanted.c.last)
+        query = (
+            select(notifications)
+            .join(wanted, past)
+            .order_by(notifications.c.store_id, notifications.c.seq)
+            .limit(limit)
+        )
+        async with self._database.connect() as connection:
+            return [_notification(row) for row in await connection.execute(query)]
+
+    async def unpublished(self, before_ms: int, limit: int) -> list[Notification]:
+        """Rows no relay has published although created before `before_ms`, oldest first."""
+        query = (
+            select(notifications)
+            .where(notifications.c.published_at.is_(None), notifications.c.created_at < before_ms)
+            .order_by(notifications.c.created_at, notifications.c.store_id, notifications.c.seq)
+            .limit(limit)
+        )
+        async with self._database.connect() as connection:
+            return [_notification(row) for row in await connection.execute(query)]
+
+    async def mark_published(self, rows: Sequence[Notification], now_ms: int) -> None:
+        """Note that every server watching these stores has been told."""
+        async with self._database.begin() as connection:
+            for chunk in _chunks(rows):
+                told = values(
+                    column("id", String), column("n", BigInteger), name="told"
+                ).data([(each.store_id, each.seq) for each in chunk]).cte("told")  # fmt: skip
+                match = and_(notifications.c.store_id == told.c.id, notifications.c.seq == told.c.n)
+                await connection.execute(
+                    update(notifications)
+                    .where(select(told.c.n).where(match).exists())
+                    .values(published_at=now_ms)
+                )
+
+
+def _chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]
+
+
+def _notification(row: Row[Any]) -> Notification:
+    return Notification(row.store_id, row.seq, row.type, json.loads(row.data), row.created_at)
