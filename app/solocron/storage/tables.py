@@ -31,7 +31,7 @@ stores = Table(
     Column("notification_seq", BigInteger, nullable=False, server_default=text("0")),
     Column("last_reminded_tick", BigInteger),
     Column("updated_at", BigInteger, nullable=False),
-    Index("stores_by_hours", "is_open", "hours", "timezone", "country", "id"),
+    Index("stores_by_hours", "hours", "timezone", "country", "is_open", "id"),
 )
 
 notifications = Table(

@@ -23,7 +23,7 @@ def upgrade() -> None:
         sa.Column("last_reminded_tick", sa.BigInteger),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
     )
-    op.create_index("stores_by_hours", "stores", ["is_open", "hours", "timezone", "country", "id"])
+    op.create_index("stores_by_hours", "stores", ["hours", "timezone", "country", "is_open", "id"])
     op.create_table(
         "notifications",
         sa.Column("store_id", sa.String(64), sa.ForeignKey("stores.id"), primary_key=True),
