@@ -16,7 +16,7 @@ from typing import Any, Self
 from redis.exceptions import NoScriptError
 
 from solocron.clock import Clock
-from solocron.errors import LockNotAcquired, LockUnavailable
+from solocron.errors import LockNotAcquired, LockReadOnly, LockUnavailable
 from solocron.locks import scripts
 from solocron.locks.keys import check_key, check_ttl, companions
 from solocron.locks.lease import Lease
@@ -185,6 +185,8 @@ class LockManager:
                 (key, beside.alive, beside.settled, beside.paused),
                 (token, ttl, lease, tick),
             )
+        except LockReadOnly:
+            raise  # refused, so not granted
         except (asyncio.CancelledError, LockUnavailable) as error:
             # Whether it was granted is unknown: give back what may be ours.
             checks = _LATE_CHECKS if isinstance(error, LockUnavailable) else 0
