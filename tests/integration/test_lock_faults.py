@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from conftest import RedisServer
 from proxy import Proxy
@@ -132,6 +133,25 @@ async def test_a_redis_that_comes_back_is_found_and_each_change_is_said_once(
     said = [record.getMessage() for record in caplog.records]
     assert sum(text.startswith("Redis lost") for text in said) == 2
     assert said.count("✅ Redis ready for distributed locks") == 2
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_stalled_loop_is_not_taken_for_a_lost_redis(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture, loop: Any
+) -> None:
+    async def main() -> None:
+        async with manager(redis_server.url, deadline_s=0.2) as locks:
+            await locks.is_locked(KEY)
+            asking = asyncio.create_task(locks.acquire_lock(KEY, 60_000))
+            await asyncio.sleep(0)
+            time.sleep(0.5)  # noqa: ASYNC251  # the reply is there, and so is the deadline
+            assert await asking
+            time.sleep(0.25)  # noqa: ASYNC251  # uvloop's clock stands still in this turn
+            assert await locks.release_lock(KEY)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+    assert caplog.records == []
 
 
 # -- races with cancellation and release -------------------------------------------------------

@@ -61,7 +61,7 @@ class LockManager:
         deadline_s: float = 1.0,
         keep_ms: int = 2 * 24 * 3600 * 1000,
     ) -> None:
-        self.link = RedisLink(url, deadline_s=deadline_s, scripts=scripts.ALL)
+        self.link = RedisLink(url, clock=clock, deadline_s=deadline_s, scripts=scripts.ALL)
         self._clock = clock
         self._lease_ms = check_ttl(lease_ms, "lease_ms")
         self._keep_ms = check_ttl(keep_ms, "keep_ms")
