@@ -40,11 +40,13 @@ def latest(each: Job, at: float = NOW) -> int:
 
 
 @settings(deadline=None)
-@given(st.sampled_from(EXPRESSIONS), AGES, WINDOWS, st.floats(0, 1000))
+@given(st.sampled_from(EXPRESSIONS), AGES, st.booleans(), WINDOWS, st.floats(0, 1000))
 def test_a_decision_is_the_newest_unsettled_tick_of_the_window_or_names_it_as_missed(
-    expression: str, age: int, window: int, grace: float
+    expression: str, age: int, at_a_tick: bool, window: int, grace: float
 ) -> None:
     one, settled = job(expression, window), int(NOW) - age
+    if at_a_tick:
+        settled = latest(one, settled)
     decision = decide(one, settled, NOW, grace_ms=grace)
     newest = latest(one, NOW - grace)
     if newest <= settled:
