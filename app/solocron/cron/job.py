@@ -10,7 +10,7 @@ from typing import Literal
 from solocron.cron.run import Run
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError
-from solocron.locks.manager import check_ttl
+from solocron.locks.keys import check_ttl
 
 Body = Callable[[Run], Awaitable[Mapping[str, int] | None]]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from solocron.clock import Clock
@@ -16,7 +17,8 @@ from solocron.cron.job import Job
 from solocron.cron.run import Run
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
 from solocron.locks.lease import Lease
-from solocron.locks.manager import Done, Granted, Held, LockManager, Paused
+from solocron.locks.manager import LockManager
+from solocron.locks.results import Done, Granted, Held, Paused
 from solocron.storage.runs import RunKey, RunLedger
 
 log = logging.getLogger("solocron.cron")
@@ -29,7 +31,8 @@ _FINISH_PAUSES_S = (0.2, 1.0, 3.0)
 class Outcome:
     """How a tick went on this server.
 
-    `state`: succeeded, failed, lost or skipped; `reason`: a skip reason or the error's text.
+    `state`: succeeded, failed, lost or skipped; `reason`: a skip reason or the error's text;
+    `detail`: more about a skip, such as who holds the lock.
     """
 
     state: str
@@ -37,20 +40,22 @@ class Outcome:
     attempt: int = 0
     duration_ms: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
+    detail: str = ""
 
 
-def ticks_to_run(job: Job, tick: int, granted: Granted) -> list[int]:
-    """The ticks a granted claim covers, oldest first: the one asked for, and before it what a
-    crashed owner left or, with overlap `queue`, every unsettled one of the catch-up window."""
+def ticks_to_run(job: Job, tick: int, *, settled: int, unfinished: Sequence[int]) -> list[int]:
+    """The ticks to run by whoever may run `tick`, oldest first (UTC epoch ms).
+
+    Before it come those of its catch-up window that are `unfinished` (they began, and their owner
+    went silent) and, with overlap `queue`, all after the newest `settled` one (-1: unknown). A
+    backlog of more than 1,000 leaves its newer end, `tick` included, to the next claim.
+    """
     oldest = tick - job.catch_up_ms
-    if job.overlap == "queue" and granted.settled >= 0:
-        since = max(granted.settled, oldest - 1)
-        missed = job.calendar.between(since, tick - 1, _MAX_TICKS_PER_CLAIM)
-        return [*missed, tick]
-    crashed = granted.crashed_tick
-    if max(granted.settled + 1, oldest) <= crashed < tick:
-        return [crashed, tick]
-    return [tick]
+    before = {each for each in unfinished if oldest <= each < tick}
+    if job.overlap == "queue" and settled >= 0:
+        since = max(settled, oldest - 1)
+        before.update(job.calendar.between(since, tick - 1, _MAX_TICKS_PER_CLAIM))
+    return [*sorted(before), tick][:_MAX_TICKS_PER_CLAIM]
 
 
 class Runner:
@@ -67,56 +72,50 @@ class Runner:
 
     async def run_tick(self, job: Job, tick: int, *, origin: str = "schedule") -> Outcome:
         """Run the tick here unless another server does or did. Raises nothing but cancellation."""
-        scheduled = origin == "schedule"
+        outcome = await self._run_tick(job, tick, origin)
+        if outcome.state == "skipped":
+            _log_skip(job, tick, outcome)
+        return outcome
+
+    async def _run_tick(self, job: Job, tick: int, origin: str) -> Outcome:
+        wanted = tick if origin == "schedule" else -1
         try:
             claim = await self._locks.claim(
-                job.lock_key, tick if scheduled else -1, job.ttl_ms, lease_ms=self._lease_ms
+                job.lock_key, wanted, job.ttl_ms, lease_ms=self._lease_ms
             )
         except LockUnavailable as error:
             if job.on_redis_down == "skip":
-                return self._skip(job, tick, "redis-down", str(error))
+                return Outcome("skipped", "redis-down", detail=str(error))
             return await self._run_without_redis(job, tick, origin)
         match claim:
             case Held():
                 reason = "held" if claim.tick is None or claim.tick >= tick else "overlap"
-                return self._skip(job, tick, reason, claim.owner)
+                return Outcome("skipped", reason, detail=claim.owner)
             case Done():
-                return self._skip(job, tick, "done")
+                return Outcome("skipped", "done")
             case Paused():
-                return self._skip(job, tick, "paused")
+                return Outcome("skipped", "paused")
             case Granted():
                 return await self._run_granted(job, tick, claim, origin)
 
-    def _skip(self, job: Job, tick: int, reason: str, detail: str = "") -> Outcome:
-        fields = {"job": job.name, "tick": tick, "reason": reason, "detail": detail}
-        if reason in ("held", "overlap", "done"):
-            log.info("Another server is running the %s cron, skipping.", job.title, extra=fields)
-        else:
-            log.warning("Skipping the %s cron: %s.", job.title, reason, extra=fields)
-        return Outcome("skipped", reason)
-
     async def _run_granted(self, job: Job, tick: int, granted: Granted, origin: str) -> Outcome:
-        """Run what the grant covers, then settle and free the lock in one script."""
+        """Run what is due, then settle it and free the lock in one script."""
         lease = granted.lease
         if granted.previous_owner:
             log.warning(
                 "Taking the %s cron over from a silent owner.", job.title,
                 extra={"job": job.name, "tick": tick, "owner": granted.previous_owner},
             )  # fmt: skip
-        settle = -1
-        outcome = Outcome("skipped", "held")
+        settle = covers = -1
         try:
-            scheduled = origin == "schedule"
-            for each in ticks_to_run(job, tick, granted) if scheduled else [tick]:
-                outcome = await self._run_one(job, each, lease, origin, fallback=False)
-                if not _settled(outcome):
-                    return outcome
-                settle = each if scheduled else -1
-            if scheduled and job.overlap == "skip":
-                settle = max(settle, job.calendar.latest_at(self._clock.now_ms()) or settle)
+            outcome, settle = await self._run_due(
+                job, tick, lease, origin, settled=granted.settled, fallback=False
+            )
+            if settle == tick and job.overlap == "skip":
+                covers = job.calendar.latest_at(self._clock.now_ms()) or -1
             return outcome
         finally:
-            await self._locks.release(lease, settle=settle)
+            await self._locks.release(lease, settle=settle, covers=covers)
 
     async def _run_without_redis(self, job: Job, tick: int, origin: str) -> Outcome:
         """Fallback: the ledger arbitrates, and its heartbeat is the lease."""
@@ -125,47 +124,59 @@ class Runner:
             sent_at_s=self._clock.monotonic(), clock=self._clock,
         )  # fmt: skip
         try:
-            outcome = await self._run_one(job, tick, lease, origin, fallback=True)
+            outcome, _ = await self._run_due(job, tick, lease, origin, settled=-1, fallback=True)
+            return outcome
         finally:
             lease.close()
-        if outcome.state == "skipped":
-            return self._skip(job, tick, outcome.reason or "done")
-        return outcome
+
+    async def _run_due(
+        self, job: Job, tick: int, lease: Lease, origin: str, *, settled: int, fallback: bool
+    ) -> tuple[Outcome, int]:
+        """Run the tick and what has to run before it; stops at the first that stays unsettled.
+
+        Returns the last outcome and the newest tick that is settled by it (-1: none).
+        """
+        newest = -1
+        try:
+            if origin != "schedule":
+                return await self._run_one(job, tick, lease, origin, fallback), newest
+            for each in await self._due(job, tick, settled, fallback):
+                outcome = await self._run_one(job, each, lease, origin, fallback)
+                if not _settled(outcome):
+                    if outcome.reason == "held" and each < tick:
+                        outcome = Outcome("skipped", "overlap", outcome.attempt)
+                    break
+                newest = each
+            return outcome, newest
+        except StorageUnavailable as error:
+            return Outcome("skipped", "database-down", detail=str(error)), newest
+
+    async def _due(self, job: Job, tick: int, settled: int, fallback: bool) -> list[int]:
+        unfinished = await self._ledger.unfinished(
+            job.name, since_ms=tick - job.catch_up_ms, before_ms=tick,
+            now_ms=int(self._clock.now_ms()),
+        )  # fmt: skip
+        if fallback and job.overlap == "queue":
+            settled = (await self._ledger.latest_ticks()).get(job.name, -1)
+        return ticks_to_run(job, tick, settled=settled, unfinished=unfinished)
 
     async def _run_one(
-        self, job: Job, tick: int, lease: Lease, origin: str, *, fallback: bool
+        self, job: Job, tick: int, lease: Lease, origin: str, fallback: bool
     ) -> Outcome:
-        try:
-            verdict = await self._ledger.begin(
-                job.name, tick, owner=self._owner, now_ms=int(self._clock.now_ms()),
-                lease_ms=self._lease_ms, max_attempts=job.attempts, origin=origin,
-                fallback=fallback,
-            )  # fmt: skip
-        except StorageUnavailable as error:
-            log.error("The ledger is not reachable, %s waits: %s", job.title, error)
-            return Outcome("skipped", "database-down")
+        """Ask the ledger for one tick and run it. Raises StorageUnavailable before it began."""
+        verdict = await self._ledger.begin(
+            job.name, tick, owner=self._owner, now_ms=int(self._clock.now_ms()),
+            lease_ms=self._lease_ms, max_attempts=job.attempts, origin=origin, fallback=fallback,
+        )  # fmt: skip
         if verdict.kind != "run":
-            return Outcome("skipped", verdict.kind, verdict.attempt)
+            return Outcome("skipped", verdict.kind, verdict.attempt, detail=verdict.owner)
         run = Run(
             RunKey(job.name, tick, verdict.attempt),
             ledger=self._ledger, lease=lease, fallback=fallback,
         )  # fmt: skip
-        return await self._attempts(job, run, lease)
-
-    async def _attempts(self, job: Job, run: Run, lease: Lease) -> Outcome:
-        """Run the body until it succeeds or its attempts are used up."""
-        started = self._clock.monotonic()
-        heart = asyncio.create_task(self._heartbeat(run, lease, own_lease=run.fallback))
         try:
-            async with lease.guard():
-                while True:
-                    counts, error = await self._body(job, run)
-                    if error is None or run.attempt >= job.attempts:
-                        break
-                    await asyncio.sleep(job.backoff_ms * 2 ** (run.attempt - 1) / 1000)
-                    await self._next_attempt(run)
-                duration = int((self._clock.monotonic() - started) * 1000)
-                return await self._finish(job, run, counts, error, duration)
+            async with self._heartbeats(run), lease.guard():
+                return await self._attempts(job, run)
         except LeaseLost as lost:
             run.log.error("The %s cron stopped: %s", job.title, lost)
             await asyncio.shield(self._hand_over(run))
@@ -176,20 +187,33 @@ class Runner:
         except asyncio.CancelledError:
             await asyncio.shield(self._hand_over(run))
             raise
-        finally:
-            heart.cancel()
-            await asyncio.gather(heart, return_exceptions=True)
+
+    async def _attempts(self, job: Job, run: Run) -> Outcome:
+        """Run the body until it succeeds or its attempts are used up, and write how it ended."""
+        started = self._clock.monotonic()
+        while True:
+            counts, error = await self._body(job, run)
+            if error is None or run.attempt >= job.attempts:
+                break
+            await asyncio.sleep(job.backoff_ms * 2 ** (run.attempt - 1) / 1000)
+            await self._next_attempt(run)
+        duration = int((self._clock.monotonic() - started) * 1000)
+        return await self._finish(job, run, counts, error, duration)
 
     async def _body(self, job: Job, run: Run) -> tuple[Mapping[str, int], str | None]:
+        """Its counts and its error. A body that ends without its lease, however, raises LeaseLost:
+        a caught refusal is neither a success nor a failure of the job's own."""
         run.log.info("Starting %s cron job...", job.title)
         try:
-            return await job.body(run) or {}, None
+            counts, text = _counts(await job.body(run)), None
         except LeaseLost:
             raise
         except Exception as error:
-            text = f"{type(error).__name__}: {error}"
+            run.ensure_leased()
+            counts, text = {}, f"{type(error).__name__}: {error}"
             run.log.warning("The %s cron failed: %s", job.title, text, exc_info=True)
-            return {}, text
+        run.ensure_leased()
+        return counts, text
 
     async def _next_attempt(self, run: Run) -> None:
         key = run.key
@@ -226,8 +250,19 @@ class Runner:
         run.log.info("%s cron job completed successfully", _capital(job.title), extra=fields)
         return Outcome("succeeded", None, run.attempt, duration_ms, counts)
 
-    async def _heartbeat(self, run: Run, lease: Lease, *, own_lease: bool) -> None:
-        """Extend the ledger's lease at a third of it; the run is lost when it was superseded."""
+    @asynccontextmanager
+    async def _heartbeats(self, run: Run) -> AsyncIterator[None]:
+        """Heartbeats while the enclosed code runs, and none after it."""
+        heart = asyncio.create_task(self._beat(run), name=f"heart of {run.job}@{run.tick}")
+        try:
+            yield
+        finally:
+            heart.cancel()
+            await asyncio.gather(heart, return_exceptions=True)
+
+    async def _beat(self, run: Run) -> None:
+        """Extend the ledger's lease at a third of it; the run is lost when it was superseded.
+        A fallback run has no other lease."""
         due = self._clock.monotonic()
         while True:
             due += self._lease_ms / 3000
@@ -238,10 +273,10 @@ class Runner:
                 current = await self._ledger.heartbeat(key, self._lease_ms)
             except StorageUnavailable:
                 continue
-            if current and own_lease:
-                lease.renewed(sent_at)
+            if current and run.fallback:
+                run.lease.renewed(sent_at)
             elif not current and key == run.key:
-                lease.lose("another server took the run over")
+                run.lease.lose("another server took the run over")
 
     async def _hand_over(self, run: Run) -> None:
         try:
@@ -254,6 +289,23 @@ class Runner:
 def _settled(outcome: Outcome) -> bool:
     """Whether nobody needs to run the tick again."""
     return outcome.state in ("succeeded", "failed") or outcome.reason == "done"
+
+
+def _counts(result: object) -> dict[str, int]:
+    """What a body returned, as far as it is counts."""
+    if not isinstance(result, Mapping):
+        return {}
+    return {str(name): count for name, count in result.items() if isinstance(count, int)}
+
+
+def _log_skip(job: Job, tick: int, skipped: Outcome) -> None:
+    fields = {"job": job.name, "tick": tick, "reason": skipped.reason, "detail": skipped.detail}
+    if skipped.reason in ("held", "overlap", "done"):
+        log.info("Another server is running the %s cron, skipping.", job.title, extra=fields)
+    elif skipped.reason == "database-down":  # said once by the database itself
+        log.info("The %s cron waits for the database.", job.title, extra=fields)
+    else:
+        log.warning("Skipping the %s cron: %s.", job.title, skipped.reason, extra=fields)
 
 
 def _capital(title: str) -> str:

@@ -11,10 +11,11 @@ from functools import partial
 from solocron.clock import Clock
 from solocron.cron.job import Job
 from solocron.cron.runner import Outcome, Runner
-from solocron.cron.sweep import decide, is_free
+from solocron.cron.sweep import decide, is_free, is_missed
 from solocron.cron.triggers import Trigger
-from solocron.errors import LockUnavailable, StorageUnavailable
-from solocron.locks.manager import LockManager, Survey
+from solocron.errors import ConfigError, LockUnavailable, StorageUnavailable
+from solocron.locks.manager import LockManager
+from solocron.locks.results import Survey
 from solocron.storage.runs import RunLedger
 
 log = logging.getLogger("solocron.cron")
@@ -24,13 +25,17 @@ class Scheduler:
     """Hosts the jobs on this event loop. `sweep_s` is the pause between sweeps in s.
 
     The sweep catches what triggers miss: ticks nobody ran, and runs whose owner went silent.
+    Raises ConfigError for two jobs of one name.
     """
 
     def __init__(
         self, jobs: Sequence[Job], *, runner: Runner, locks: LockManager, ledger: RunLedger,
         clock: Clock, sweep_s: float = 5.0,
     ) -> None:  # fmt: skip
-        self._jobs = {job.name: job for job in jobs}
+        self._jobs: dict[str, Job] = {}
+        for job in jobs:
+            if self._jobs.setdefault(job.name, job) is not job:
+                raise ConfigError(f"two jobs are named {job.name!r}: give each its own name")
         self._runner = runner
         self._locks = locks
         self._ledger = ledger
@@ -39,14 +44,16 @@ class Scheduler:
         self._triggers: list[Trigger] = []
         self._running: dict[asyncio.Task[Outcome], Job] = {}
         self._sweeper: asyncio.Task[None] | None = None
-        self._fired: dict[str, int] = {}
-        self._floor: dict[str, int] = {}
+        self._started_ms = clock.now_ms()
+        self._floors: dict[str, int] = {}
+        self._missed: dict[str, int] = {}
         self._warned: set[str] = set()
 
     def start(self) -> None:
         """Arm every job's trigger and begin to sweep. Does nothing when started."""
         if self._sweeper is not None:
             return
+        self._started_ms = self._clock.now_ms()
         for job in self._jobs.values():
             trigger = Trigger(job.calendar, self._clock, partial(self._fire, job))
             trigger.start()
@@ -79,10 +86,8 @@ class Scheduler:
         return len(self._running)
 
     def _fire(self, job: Job, tick: int) -> None:
-        if tick <= self._fired.get(job.name, -1):
-            return  # the clock was set back: this tick was tried
-        self._fired[job.name] = tick
-        self._try(job, tick)
+        if not is_missed(job, tick, self._clock.now_ms()):  # else the sweep says so
+            self._try(job, tick)
 
     def _try(self, job: Job, tick: int) -> None:
         task = asyncio.create_task(self._runner.run_tick(job, tick), name=f"{job.name}@{tick}")
@@ -112,54 +117,69 @@ class Scheduler:
         try:
             surveys = await self._locks.survey([(job.lock_key, job.fingerprint) for job in jobs])
         except LockUnavailable:
-            await self._sweep_ledger(jobs)
+            await self._sweep_ledger([job for job in jobs if job.on_redis_down == "run"])
             return
         now = self._clock.now_ms()
-        for job, survey in zip(jobs, surveys, strict=True):
+        seen = list(zip(jobs, surveys, strict=True))
+        await self._learn_floors([job for job, survey in seen if survey.settled is None])
+        for job, survey in seen:
             self._check_schedule(job, survey)
-            settled = survey.settled
-            if settled is None:
-                settled = await self._floor_of(job, now)
-            if is_free(survey):
-                self._act(job, settled, now)
+            settled = self._floors.get(job.name) if survey.settled is None else survey.settled
+            if settled is not None and is_free(survey):
+                await self._act(job, settled, now)
 
     async def _sweep_ledger(self, jobs: Sequence[Job]) -> None:
         """Without Redis: retake expired runs, and run newer ticks nobody began."""
         now = self._clock.now_ms()
         latest = await self._ledger.latest_ticks()
         oldest = int(now - max((job.catch_up_ms for job in jobs), default=0))
-        for name, tick in await self._ledger.expired(oldest):
-            job = self._jobs.get(name)
-            if job is not None and tick >= now - job.catch_up_ms and not self._is_running(job):
-                self._try(job, tick)
+        expired = await self._ledger.expired(oldest)
         for job in jobs:
+            silent = [tick for name, tick in expired if name == job.name]
+            due = [tick for tick in silent if not is_missed(job, tick, now)]
+            if due and not self._is_running(job):
+                self._try(job, max(due))  # older ones are run before it
             settled = latest.get(job.name)
-            self._act(job, await self._floor_of(job, now) if settled is None else settled, now)
+            await self._act(job, self._start_floor(job) if settled is None else settled, now)
 
-    async def _floor_of(self, job: Job, now: float) -> int:
-        """The newest tick to take as settled when Redis knows none: what the ledger has, else
-        (a first deployment) the tick before this server started."""
-        if job.name not in self._floor:
-            try:
-                latest = (await self._ledger.latest_ticks()).get(job.name)
-            except StorageUnavailable:
-                return int(now)
-            self._floor[job.name] = (
-                latest - 1 if latest is not None else job.calendar.latest_at(now) or 0
-            )
-        return self._floor[job.name]
+    async def _learn_floors(self, jobs: Sequence[Job]) -> None:
+        """For jobs of which Redis knows no settled tick, ask the ledger once where to begin: at
+        its newest tick, which may be unfinished, else (a first deployment) after this start."""
+        unknown = [job for job in jobs if job.name not in self._floors]
+        if not unknown:
+            return
+        try:
+            latest = await self._ledger.latest_ticks()
+        except StorageUnavailable as error:
+            log.debug("nothing is known of %d jobs yet: %s", len(unknown), error)
+            return
+        for job in unknown:
+            tick = latest.get(job.name)
+            self._floors[job.name] = self._start_floor(job) if tick is None else tick - 1
 
-    def _act(self, job: Job, settled: int, now: float) -> None:
+    def _start_floor(self, job: Job) -> int:
+        return job.calendar.latest_at(self._started_ms) or 0
+
+    async def _act(self, job: Job, settled: int, now: float) -> None:
         if self._is_running(job):
             return
         decision = decide(job, settled, now, grace_ms=min(1000.0, self._sweep_s * 200))
         if decision.tick is not None:
             self._try(job, decision.tick)
-        elif decision.missed and decision.missed[-1] > self._fired.get(job.name, -1):
-            self._fired[job.name] = decision.missed[-1]
+        elif decision.missed and decision.missed[-1] > self._missed.get(job.name, -1):
+            await self._say_missed(job, decision.missed)
+
+    async def _say_missed(self, job: Job, ticks: Sequence[int]) -> None:
+        """Warn once of ticks nobody ran in time; the ledger knows better than a flushed Redis."""
+        try:
+            latest = (await self._ledger.latest_ticks()).get(job.name, -1)
+        except StorageUnavailable:
+            return  # the next sweep asks again
+        self._missed[job.name] = ticks[-1]
+        if missed := [tick for tick in ticks if tick > latest]:
             log.warning(
                 "The %s cron missed %d ticks: older than the catch-up window.", job.title,
-                len(decision.missed), extra={"job": job.name, "reason": "missed"},
+                len(missed), extra={"job": job.name, "tick": missed[-1], "reason": "missed"},
             )  # fmt: skip
 
     def _is_running(self, job: Job) -> bool:

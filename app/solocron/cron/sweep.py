@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from solocron.cron.job import Job
-from solocron.locks.manager import Survey
+from solocron.locks.results import Survey, token_tick
+
+ON_TIME_MS = 5_000
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,12 @@ class Decision:
 
     tick: int | None = None
     missed: tuple[int, ...] = ()
+
+
+def is_missed(job: Job, tick: int, now_ms: float) -> bool:
+    """Whether a tick is too old to be run: older than the catch-up window. One begun within
+    `ON_TIME_MS` is on time, so that a job without catch-up is not lost to a busy moment."""
+    return tick < now_ms - max(job.catch_up_ms, ON_TIME_MS)
 
 
 def decide(job: Job, settled: int, now_ms: float, *, grace_ms: float) -> Decision:
@@ -25,12 +33,13 @@ def decide(job: Job, settled: int, now_ms: float, *, grace_ms: float) -> Decisio
     newest = job.calendar.latest_at(now_ms - grace_ms)
     if newest is None or newest <= settled:
         return Decision()
-    if newest >= now_ms - job.catch_up_ms:
+    if not is_missed(job, newest, now_ms):
         return Decision(newest)
     return Decision(None, tuple(job.calendar.between(settled, newest, 100)))
 
 
 def is_free(survey: Survey) -> bool:
     """Whether a claim could be granted: not paused, and no live owner or older server's lock."""
-    foreign = survey.owner and survey.owner.count(":") < 3
-    return not survey.paused and not foreign and not (survey.owner and survey.alive)
+    if survey.paused:
+        return False
+    return not survey.owner or (token_tick(survey.owner) is not None and not survey.alive)

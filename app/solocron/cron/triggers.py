@@ -17,29 +17,41 @@ from solocron.clock import Clock
 from solocron.cron.ticks import Calendar
 
 MAX_SLEEP_S = 30.0
+_SET_BACK_MS = 60_000
 
 
 class Trigger(aiocron.Cron):  # type: ignore[misc]  # aiocron ships no types
-    """Calls `fire(tick)` on the event loop at each tick (UTC epoch ms) of the calendar."""
+    """Calls `fire(tick)` on the event loop at each tick (UTC epoch ms) of the calendar.
+
+    Each tick fires once, also when the clock is set back by less than a minute. After a larger
+    step back (a wrong clock was put right) the calendar counts from the new time.
+    """
 
     def __init__(self, calendar: Calendar, clock: Clock, fire: Callable[[int], None]) -> None:
         super().__init__(calendar.expression, fire, start=False, tz=ZoneInfo(calendar.zone))
         self._calendar = calendar
         self._clock = clock
         self._fire = fire
-        self._target = calendar.next_after(clock.now_ms())
+        self._target: int | None = None
         self._due: int | None = None
+        self._seen_ms = 0.0
 
     def initialize(self) -> None:
-        """Nothing is anchored at start: `get_next` reads the clock each time."""
-        self._target = self._calendar.next_after(self._clock.now_ms())
+        """Called by `start`. Nothing is anchored: `get_next` reads the clock each time."""
+        self._target = self._due = None
 
     def get_next(self) -> float:
-        """Loop time (s) of the next wake-up; notes the tick that is due now, if any."""
+        """Loop time (s) of the next wake-up; notes the tick that is due now, if any.
+
+        aiocron calls it to arm the next wake-up, and only then `call_func`.
+        """
         now = self._clock.now_ms()
-        if now >= self._target:
+        if self._target is None or now < self._seen_ms - _SET_BACK_MS:
+            self._target = self._calendar.next_after(now)
+        elif now >= self._target:
             self._due = self._calendar.latest_at(now)
             self._target = self._calendar.next_after(now)
+        self._seen_ms = now
         wait = self._clock.seconds_until(self._target)
         loop_time: float = self.loop.time()
         return loop_time + min(max(wait, 0.0), MAX_SLEEP_S)

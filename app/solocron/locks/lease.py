@@ -76,7 +76,8 @@ class Lease:
     async def guard(self) -> AsyncIterator[Lease]:
         """Cancel the enclosed body when the lease is lost, and raise LeaseLost in its place.
 
-        A cancellation from outside passes unchanged, and so does the body's own exception.
+        A cancellation from outside passes unchanged, and so does the body's own exception, which
+        may be LeaseLost from `ensure`.
         """
         self.ensure()
         task = asyncio.current_task()
@@ -85,8 +86,9 @@ class Lease:
 
         def cancel() -> None:
             nonlocal cancelled
-            cancelled = True
-            task.cancel()
+            if asyncio.current_task() is not task:  # else `ensure` raises in the body itself
+                cancelled = True
+                task.cancel()
 
         self._on_lost.append(cancel)
         try:

@@ -22,25 +22,42 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
+from solocron.clock import Clock
 from solocron.errors import ConfigError, LockReadOnly, LockUnavailable
 
 log = logging.getLogger("solocron.locks")
 
-# At the start of a reply, or inside the text of a script's error ("...: -OOM command not ...").
+# "Not now", as the library's classes (which drop the word itself) or as the word in an error's
+# text: at its start, or inside a script's error ("...: -OOM command not ...").
+_REFUSALS = (
+    BusyLoadingError, ReadOnlyError, OutOfMemoryError, ClusterDownError, MasterDownError,
+)  # fmt: skip
 _REFUSAL = re.compile(
     r"(?:^|[ -])(READONLY|MISCONF|OOM|LOADING|CLUSTERDOWN|MASTERDOWN|NOREPLICAS)\b"
 )
 _RETRY_PAUSES_S = (0.02, 0.05, 0.1, 0.2)
 _MAX_PENDING = 100_000
+_STALLED = 1.5  # deadlines: a timeout noticed so late was not noticed by a running loop
 
 
 class _Session:
-    """One live connection: commands out in one write per turn, replies in order."""
+    """One live connection, made at `since` (monotonic s): commands out in one write per turn,
+    replies in order."""
 
-    def __init__(self, connection: AbstractConnection) -> None:
+    def __init__(self, connection: AbstractConnection, since: float) -> None:
         self._connection = connection
+        self.since = since
         self._out: list[bytes] = []
         self._pending: deque[asyncio.Future[Any]] = deque()
         self._wake = asyncio.Event()
@@ -50,8 +67,11 @@ class _Session:
     def submit(self, args: Sequence[str | bytes | int]) -> asyncio.Future[Any]:
         """Queue one command. The future holds its reply, or why there is none."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if self.error is not None or len(self._pending) >= _MAX_PENDING:
-            future.set_exception(LockUnavailable(f"Redis connection lost: {self.error}"))
+        if self.error is not None:
+            future.set_exception(LockUnavailable(f"no connection to Redis: {_name(self.error)}"))
+            return future
+        if len(self._pending) >= _MAX_PENDING:
+            future.set_exception(LockUnavailable(f"{_MAX_PENDING} commands wait for Redis"))
             return future
         self._out.extend(self._connection.pack_command(*args))
         self._pending.append(future)
@@ -118,13 +138,20 @@ class RedisLink:
     `scripts` are loaded whenever a connection is made.
     """
 
-    def __init__(self, url: str, *, deadline_s: float = 1.0, scripts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, url: str, *, clock: Clock, deadline_s: float = 1.0, scripts: Sequence[str] = ()
+    ) -> None:
         try:
-            self._pool = ConnectionPool.from_url(
-                url, protocol=2, retry=Retry(NoBackoff(), 0), socket_connect_timeout=deadline_s
-            )
+            self._pool = ConnectionPool.from_url(url)
         except ValueError as error:
             raise ConfigError(f"REDIS_URL is not usable: {error}") from None
+        # Set behind the URL's own options. No socket timeout: the connection idles between ticks,
+        # and `call` has the one deadline; with one, the library also makes a task per write.
+        self._pool.connection_kwargs.update(
+            protocol=2, decode_responses=False, retry=Retry(NoBackoff(), 0),
+            socket_timeout=None, socket_connect_timeout=deadline_s,
+        )  # fmt: skip
+        self._clock = clock
         self._deadline_s = deadline_s
         self._scripts = tuple(scripts)
         self._session: _Session | None = None
@@ -139,31 +166,42 @@ class RedisLink:
     async def call(self, *args: str | bytes | int) -> Any:
         """Send an idempotent command; ask again after a loss until the deadline.
 
-        Raises LockUnavailable (no answer) or LockReadOnly (Redis refuses writes); other error
-        replies pass as redis.exceptions.ResponseError.
+        Raises LockUnavailable (no answer, or an error for one) or LockReadOnly (Redis refuses
+        writes); only NoScriptError passes.
         """
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                return await self._call(args)
-        except TimeoutError:
-            self._lost(f"no answer within {self._deadline_s:g} s")
-            raise LockUnavailable(f"Redis gave no answer within {self._deadline_s:g} s") from None
+        for again in (True, False):
+            began = self._clock.monotonic()
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    return await self._call(args)
+            except TimeoutError:
+                waited = (self._clock.monotonic() - began) / self._deadline_s
+                if again and waited > _STALLED:
+                    continue  # this loop was stalled: that says nothing of Redis
+                session = self._session
+                if session is None or session.since <= began:  # a newer one is not to blame
+                    self._lost(f"no answer within {self._deadline_s:g} s", session)
+                break
+        raise LockUnavailable(f"Redis gave no answer within {self._deadline_s:g} s")
 
     async def _call(self, args: Sequence[str | bytes | int]) -> Any:
         attempt = 0
         while True:
+            session = None
             try:
                 session = await self._connected()
-                return await session.submit(args)
-            except (ResponseError, BusyLoadingError) as error:
-                if isinstance(error, BusyLoadingError | ReadOnlyError) or _REFUSAL.search(
-                    str(error)
-                ):
-                    self._lost(str(error))
-                    raise LockReadOnly(f"Redis refuses writes: {error}") from None
+                reply = await session.submit(args)
+                self._ready()
+                return reply
+            except NoScriptError:
                 raise
+            except (ResponseError, BusyLoadingError) as error:
+                self._lost(_name(error), session)
+                if isinstance(error, _REFUSALS) or _REFUSAL.search(str(error)):
+                    raise LockReadOnly(f"Redis refuses writes: {_name(error)}") from None
+                raise LockUnavailable(f"Redis refuses {args[0]!s}: {_name(error)}") from None
             except (LockUnavailable, RedisError, OSError) as error:
-                self._lost(_name(error))
+                self._lost(_name(error), session)
                 if attempt >= len(_RETRY_PAUSES_S):
                     raise LockUnavailable(f"Redis is not reachable: {_name(error)}") from None
                 await asyncio.sleep(_RETRY_PAUSES_S[attempt])
@@ -181,31 +219,37 @@ class RedisLink:
             connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
-                session = _Session(connection)
+                session = _Session(connection, self._clock.monotonic())
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
             self._session = session
-            for script in self._scripts:
-                await session.submit(("SCRIPT", "LOAD", script))
-            if not self._up:
-                self._up = True
-                log.info("✅ Redis connected for distributed locks")
-                log.info("✅ Redis ready for distributed locks")
+            # One round trip; a script that could not be loaded is sent whole when it is used.
+            loads = [session.submit(("SCRIPT", "LOAD", script)) for script in self._scripts]
+            await asyncio.gather(*loads, return_exceptions=True)
             return session
 
-    def _lost(self, reason: str) -> None:
-        if self._session is not None:
-            self._session.fail(ConnectionError(reason))
+    def _ready(self) -> None:
+        """Say once that commands work: connecting to a server that refuses them is no return."""
+        if not self._up:
+            self._up = True
+            log.info("✅ Redis connected for distributed locks")
+            log.info("✅ Redis ready for distributed locks")
+
+    def _lost(self, reason: str, session: _Session | None) -> None:
+        """Drop the session that failed (not one made since), and say once that Redis is lost."""
+        if session is not None:
+            session.fail(ConnectionError(reason))
         if self._up is not False:
             self._up = False
             log.warning("Redis lost for distributed locks: %s; the ledger decides alone", reason)
 
     async def close(self) -> None:
         """Close the connection. Safe to call twice; a later call connects again."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        async with self._connecting:
+            session, self._session = self._session, None
+            if session is not None:
+                await session.close()
 
 
 def _name(error: BaseException) -> str:

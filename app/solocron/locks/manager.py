@@ -5,101 +5,44 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import math
 import os
 import socket
 import uuid
-import weakref
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError
 
 from solocron.clock import Clock
-from solocron.errors import ConfigError, LockNotAcquired, LockUnavailable
+from solocron.errors import LockNotAcquired, LockReadOnly, LockUnavailable
 from solocron.locks import scripts
+from solocron.locks.keys import check_key, check_ttl, companions
 from solocron.locks.lease import Lease
 from solocron.locks.link import RedisLink
+from solocron.locks.owned import Owned
+from solocron.locks.results import Claim, Granted, Held, Survey, read_refusal, read_survey
 
 log = logging.getLogger("solocron.locks")
 
-MAX_TTL_MS = 7 * 24 * 3600 * 1000
-MAX_KEY = 200
-_GIVE_BACK_PAUSE_S = 0.25
+_PAUSE_MS = 30 * 24 * 3600 * 1000
+_SCHEDULE_KEEP_MS = 3_600_000
+_GIVE_BACK_PAUSES_S = (0.25, 2.0)  # the first, and the longest they grow to
+_LATE_CHECKS = 4
 
 
-@dataclass(frozen=True)
-class Granted:
-    """The lock is ours. `previous_owner` is the crashed owner it was taken over from, or '';
-    `settled` the newest settled tick (UTC epoch ms), or -1."""
+@dataclass
+class _Stray:
+    """A grant that may exist although its asker is gone, until `until_s` (monotonic s).
 
-    lease: Lease
-    previous_owner: str = ""
-    settled: int = -1
+    `checks`: how often a "not ours" is not believed yet, because the request itself may still be
+    under way on a connection that was given up.
+    """
 
-    @property
-    def crashed_tick(self) -> int:
-        """The tick the crashed owner was running (UTC epoch ms), or -1."""
-        return int(self.previous_owner.rpartition(":")[2]) if self.previous_owner else -1
-
-
-@dataclass(frozen=True)
-class Held:
-    """Another owner has it, for at most `ttl_ms` more."""
-
-    owner: str
-    ttl_ms: int
-
-    @property
-    def tick(self) -> int | None:
-        """The tick the owner runs (UTC epoch ms); None for an owner in another form."""
-        last = self.owner.rpartition(":")[2]
-        return int(last) if last.isdigit() and len(last) < 16 else None
-
-
-@dataclass(frozen=True)
-class Done:
-    """The tick, or a later one, is settled: `settled` is the newest (UTC epoch ms)."""
-
-    settled: int
-
-
-@dataclass(frozen=True)
-class Paused:
-    """An operator paused the job."""
-
-
-Claim = Granted | Held | Done | Paused
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What Redis knows of one job. `settled` is the newest settled tick, or None."""
-
-    owner: str
-    ttl_ms: int
-    alive: bool
-    settled: int | None
-    schedule: str
-    paused: bool
-
-
-def check_ttl(ttl_ms: float, name: str = "ttl_ms") -> int:
-    """`ttl_ms` as a whole number of ms; ConfigError (a ValueError) for anything absurd."""
-    if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, int | float) or math.isnan(ttl_ms):
-        raise ConfigError(f"{name} is {ttl_ms!r}: give a number of ms")
-    if not 1 <= ttl_ms <= MAX_TTL_MS:
-        raise ConfigError(f"{name} is {ttl_ms!r}: give 1 to {MAX_TTL_MS} ms (7 days)")
-    return int(ttl_ms)
-
-
-def companions(key: str) -> tuple[str, str, str, str]:
-    """The keys beside a lock: alive, settled, schedule, paused (same cluster slot)."""
-    return (
-        f"{{{key}}}:alive", f"{{{key}}}:settled", f"{{{key}}}:schedule", f"{{{key}}}:paused",
-    )  # fmt: skip
+    key: str
+    until_s: float
+    checks: int
 
 
 class LockManager:
@@ -118,12 +61,13 @@ class LockManager:
         deadline_s: float = 1.0,
         keep_ms: int = 2 * 24 * 3600 * 1000,
     ) -> None:
-        self.link = RedisLink(url, deadline_s=deadline_s, scripts=scripts.ALL)
+        self.link = RedisLink(url, clock=clock, deadline_s=deadline_s, scripts=scripts.ALL)
         self._clock = clock
         self._lease_ms = check_ttl(lease_ms, "lease_ms")
-        self._keep_ms = keep_ms
+        self._keep_ms = check_ttl(keep_ms, "keep_ms")
         self._leases: dict[str, Lease] = {}
-        self._owned: dict[str, list[tuple[str, weakref.ref[asyncio.Task[Any]] | None]]] = {}
+        self._owned = Owned()
+        self._strays: dict[str, _Stray] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Event()
         self._identity = f"{socket.gethostname()[:100]}:{os.getpid()}"
@@ -139,7 +83,7 @@ class LockManager:
     async def __aexit__(self, *exc: object) -> None:
         """Await background releases, stop renewing, close the connection. Safe to call twice."""
         self._closing = True
-        if self._background:
+        while self._background:
             await asyncio.wait(self._background)
         if self._renewer is not None:
             self._renewer.cancel()
@@ -169,33 +113,18 @@ class LockManager:
         if not isinstance(claim, Granted):
             return False
         claim.lease.close()
-        task = asyncio.current_task()
-        owner = (token, weakref.ref(task) if task else None)
-        self._owned.setdefault(key, []).append(owner)
+        self._owned.add(key, token, claim.lease.deadline_s, self._clock.monotonic())
         return True
 
     async def release_lock(self, key: str) -> bool:
         """Free the lock taken by `acquire_lock`; False if it is gone or another's. Never raises
         for a lock that does not exist; LockUnavailable when Redis gives no answer."""
-        token = self._forget(key)
+        token = self._owned.take(key)
         return token is not None and await self._settle(key, token, -1)
 
     async def is_locked(self, key: str) -> bool:
         """Whether anybody holds the lock. Raises LockUnavailable when Redis gives no answer."""
         return bool(await self.link.call("EXISTS", check_key(key)))
-
-    def _forget(self, key: str) -> str | None:
-        """The token this task took for the key; else the newest one of this process."""
-        owned = self._owned.get(key)
-        if not owned:
-            return None
-        task = asyncio.current_task()
-        mine = [pair for pair in owned if pair[1] is not None and pair[1]() is task]
-        pair = (mine or owned)[-1]
-        owned.remove(pair)
-        if not owned:
-            del self._owned[key]
-        return pair[0]
 
     # -- leases --------------------------------------------------------------------------
 
@@ -223,71 +152,93 @@ class LockManager:
         """Ask for one tick (UTC epoch ms) of a job in one round trip; a grant is renewed until
         `release`. Raises LockUnavailable or LockReadOnly, which never mean "held"."""
         ttl = check_ttl(ttl_ms)
-        lease = min(ttl, lease_ms or self._lease_ms)
+        lease = min(ttl, check_ttl(lease_ms or self._lease_ms, "lease_ms"))
         claim = await self._claim(key, self.new_token(tick), tick, ttl, lease)
         if isinstance(claim, Granted):
             self._keep(claim.lease)
         return claim
 
-    async def release(self, lease: Lease, *, settle: int = -1) -> bool:
-        """Free the lock, and settle the tick `settle` (-1: none) in the same script.
+    async def release(self, lease: Lease, *, settle: int = -1, covers: int = -1) -> bool:
+        """Free the lock, and settle the tick `settle` (-1: none) in the same script; while the
+        lock is still ours, also the skipped ticks after it up to `covers`.
 
         False when it was no longer ours or the reply is unknown; never raises for Redis.
         Completes even if the caller is cancelled.
         """
         self._leases.pop(lease.token, None)
         lease.close()
-        return await asyncio.shield(self._own(self._release(lease, settle)))
+        return await asyncio.shield(self._own(self._release(lease, settle, covers)))
 
-    async def _release(self, lease: Lease, settle: int) -> bool:
+    async def _release(self, lease: Lease, settle: int, covers: int) -> bool:
         try:
-            return await self._settle(lease.key, lease.token, settle)
+            return await self._settle(lease.key, lease.token, settle, covers)
         except LockUnavailable as error:
             log.info("release of %s is unknown: %s", lease.key, error)
             return False
 
     async def _claim(self, key: str, token: str, tick: int, ttl: int, lease: int) -> Claim:
-        alive, settled, _, paused = companions(check_key(key))
+        beside = companions(check_key(key))
         sent_at = self._clock.monotonic()
         try:
             answer = await self._script(
-                scripts.CLAIM, (key, alive, settled, paused), (token, ttl, lease, tick)
+                scripts.CLAIM,
+                (key, beside.alive, beside.settled, beside.paused),
+                (token, ttl, lease, tick),
             )
-        except (asyncio.CancelledError, LockUnavailable):
+        except LockReadOnly:
+            raise  # refused, so not granted
+        except (asyncio.CancelledError, LockUnavailable) as error:
             # Whether it was granted is unknown: give back what may be ours.
-            self._own(self._give_back(key, token, sent_at + lease / 1000))
+            checks = _LATE_CHECKS if isinstance(error, LockUnavailable) else 0
+            self._give_back(token, _Stray(key, sent_at + lease / 1000, checks))
             raise
-        word, text, number = answer[0].decode(), answer[1].decode(errors="replace"), int(answer[2])
-        if word == "held":
-            return Held(text, number)
-        if word == "done":
-            return Done(int(text))
-        if word == "paused":
-            return Paused()
+        if answer[0] != b"granted":
+            return read_refusal(answer)
         granted = Lease(
             key, token, ttl_ms=ttl, lease_ms=lease, sent_at_s=sent_at, clock=self._clock
         )
-        return Granted(granted, text, number)
+        return Granted(granted, answer[1].decode(errors="replace"), int(answer[2]))
 
-    async def _give_back(self, key: str, token: str, until_s: float) -> None:
-        """Release what may have been granted, for as long as its liveness key could live."""
-        while True:
+    def _give_back(self, token: str, stray: _Stray) -> None:
+        self._strays[token] = stray
+        if len(self._strays) == 1:
+            self._own(self._give_back_strays())
+
+    async def _give_back_strays(self) -> None:
+        """One task for all of them, so that an outage is not met with a crowd of reconnects."""
+        first, longest = _GIVE_BACK_PAUSES_S
+        pause = first
+        while self._strays:
             try:
-                await self._settle(key, token, -1)
-                return
+                for token in list(self._strays):
+                    await self._give_back_one(token)
+                pause = first
             except LockUnavailable:
-                if self._closing or self._clock.monotonic() >= until_s:
-                    return
-                await asyncio.sleep(_GIVE_BACK_PAUSE_S)
+                pause = min(2 * pause, longest)
+            if self._closing:
+                self._strays.clear()
+            now = self._clock.monotonic()
+            for token in [t for t, stray in self._strays.items() if stray.until_s <= now]:
+                del self._strays[token]
+            if self._strays:
+                await asyncio.sleep(pause)
 
-    async def _settle(self, key: str, token: str, tick: int) -> bool:
-        alive, settled, _, _ = companions(check_key(key))
-        args = (token, tick, self._keep_ms)
-        return bool(await self._script(scripts.SETTLE, (key, alive, settled), args))
+    async def _give_back_one(self, token: str) -> None:
+        stray = self._strays[token]
+        try:
+            freed = await self._settle(stray.key, token)
+        except LockUnavailable:
+            stray.checks = _LATE_CHECKS
+            raise
+        if freed or stray.checks == 0:
+            del self._strays[token]
+        else:
+            stray.checks -= 1
 
-    async def settle(self, key: str, tick: int) -> None:
-        """Note a tick as settled without holding the lock (a fallback run after Redis's return)."""
-        await self._settle(key, "", tick)
+    async def _settle(self, key: str, token: str, tick: int = -1, covers: int = -1) -> bool:
+        beside = companions(check_key(key))
+        keys = (key, beside.alive, beside.settled)
+        return bool(await self._script(scripts.SETTLE, keys, (token, tick, covers, self._keep_ms)))
 
     # -- renewal -------------------------------------------------------------------------
 
@@ -303,17 +254,21 @@ class LockManager:
             if not self._leases:
                 await self._changed.wait()
                 continue
-            now = self._clock.monotonic()
             due = min(lease.next_renewal_s for lease in self._leases.values())
-            if due > now:
+            wait = due - self._clock.monotonic()
+            if wait > 0:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), due - now)
+                    async with asyncio.timeout(wait):
+                        await self._changed.wait()
                 continue
-            await self._renew(list(self._leases.values()))
+            try:
+                await self._renew(list(self._leases.values()))
+            except Exception:  # the leases end by their deadlines; the next round tries again
+                log.exception("renewal failed")
 
     async def _renew(self, leases: Sequence[Lease]) -> None:
         """Renew every lease in one script; one that is no longer ours is lost."""
-        keys = [k for each in leases for k in (each.key, companions(each.key)[0])]
+        keys = [k for each in leases for k in (each.key, companions(each.key).alive)]
         args = [a for each in leases for a in (each.token, each.ttl_ms, each.lease_ms)]
         sent_at = self._clock.monotonic()
         planned = min(each.next_renewal_s for each in leases)
@@ -323,7 +278,7 @@ class LockManager:
             )
         try:
             answers = await self._script(scripts.RENEW, keys, args)
-        except (LockUnavailable, ResponseError) as error:
+        except LockUnavailable as error:
             log.debug("leases not renewed: %s", error)
             return
         for each, ours in zip(leases, answers, strict=True):
@@ -342,38 +297,44 @@ class LockManager:
             return []
         keys = [k for key, _ in jobs for k in (check_key(key), *companions(key))]
         args = [schedule for _, schedule in jobs]
-        rows = await self._script(scripts.SURVEY, keys, [*args, 3_600_000])
-        return [_survey(row) for row in rows]
+        rows = await self._script(scripts.SURVEY, keys, [*args, _SCHEDULE_KEEP_MS])
+        return [read_survey(row) for row in rows]
 
     async def locks(self, limit: int = 1000) -> list[dict[str, Any]]:
-        """The locks now held (at most `limit`): key, owner, ttl_ms, ours."""
-        found: list[dict[str, Any]] = []
-        cursor = 0
+        """The locks now held (at most `limit`): key, owner, ttl_ms, ours (this process's)."""
+        found: dict[bytes, dict[str, Any]] = {}
+        cursor = b"0"
         while True:
-            cursor_text, keys = await self.link.call(
-                "SCAN", cursor, "MATCH", "cron:*", "COUNT", 500
-            )
-            for key in keys[: limit - len(found)]:
-                name = key.decode(errors="replace")
-                owner = ((await self.link.call("GET", key)) or b"").decode(errors="replace")[:300]
-                ttl = int(await self.link.call("PTTL", key))
-                mine = owner.startswith(self._identity)
-                found.append({"key": name, "owner": owner, "ttl_ms": ttl, "ours": mine})
-            cursor = int(cursor_text)
-            if cursor == 0 or len(found) >= limit:
-                return sorted(found, key=lambda lock: str(lock["key"]))
+            cursor, page = await self.link.call("SCAN", cursor, "MATCH", "cron:*", "COUNT", 500)
+            keys = [key for key in dict.fromkeys(page) if key not in found]
+            owners = await self.link.call("MGET", *keys) if keys else []
+            for key, value in zip(keys, owners, strict=True):
+                if value is None:
+                    continue  # freed meanwhile, or no lock but a key of another type
+                owner = value.decode(errors="replace")
+                found[key] = {
+                    "key": key.decode(errors="replace"),
+                    "owner": owner[:300],
+                    "ttl_ms": int(await self.link.call("PTTL", key)),
+                    "ours": owner in self._leases or owner in self._owned,
+                }
+                if len(found) >= limit:
+                    break
+            if int(cursor) == 0 or len(found) >= limit:
+                return sorted(found.values(), key=lambda lock: str(lock["key"]))
 
     async def unlock(self, key: str) -> bool:
         """Delete a lock whoever holds it (an operator's act); its owner's lease is lost."""
-        return bool(await self.link.call("DEL", check_key(key), companions(key)[0]))
+        return bool(await self.link.call("DEL", check_key(key), companions(key).alive))
 
-    async def pause(self, key: str, *, ttl_ms: int = 30 * 24 * 3600 * 1000) -> None:
-        """Let no tick of the job be claimed for `ttl_ms` (30 days unless told)."""
-        await self.link.call("SET", companions(check_key(key))[3], "1", "PX", ttl_ms)
+    async def pause(self, key: str, *, ttl_ms: int = _PAUSE_MS) -> None:
+        """Let no tick of the job be claimed for `ttl_ms` (at most, and unless told, 30 days)."""
+        ttl = check_ttl(ttl_ms, at_most_ms=_PAUSE_MS)
+        await self.link.call("SET", companions(check_key(key)).paused, "1", "PX", ttl)
 
     async def resume(self, key: str) -> bool:
         """End a pause; False when there was none."""
-        return bool(await self.link.call("DEL", companions(check_key(key))[3]))
+        return bool(await self.link.call("DEL", companions(check_key(key)).paused))
 
     # -- plumbing ------------------------------------------------------------------------
 
@@ -389,23 +350,3 @@ class LockManager:
             return await self.link.call("EVALSHA", sha, len(keys), *keys, *args)
         except NoScriptError:  # SCRIPT FLUSH or a restart since the connection was made
             return await self.link.call("EVAL", script, len(keys), *keys, *args)
-
-
-def check_key(key: str) -> str:
-    """`key` if it is a usable lock key, else ConfigError."""
-    if not key or len(key) > MAX_KEY or any(c in "{}" or c.isspace() for c in key):
-        raise ConfigError(
-            f"lock key {key[:MAX_KEY]!r}: give 1 to {MAX_KEY} characters without spaces or braces"
-        )
-    return key
-
-
-def _survey(row: list[Any]) -> Survey:
-    return Survey(
-        owner=row[0].decode(errors="replace"),
-        ttl_ms=int(row[1]),
-        alive=bool(row[2]),
-        settled=int(row[3]) if row[3] else None,
-        schedule=row[4].decode(errors="replace"),
-        paused=bool(row[5]),
-    )

@@ -28,18 +28,21 @@ redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
 return {'granted', owner and owner ~= ARGV[1] and string.sub(owner, 1, 300) or '', last or -1}
 """
 
-# KEYS lock alive settled; ARGV token tick (-1: release without settling) keep_ms
+# KEYS lock alive settled; ARGV token tick covers keep_ms. `tick` was run (-1: release without
+# settling); the ticks after it up to `covers` were skipped, which only the lock's owner may say: a
+# process that slept past its lease must not settle what the next owner runs.
 SETTLE = """
-if tonumber(ARGV[2]) >= 0 then
+local ours = redis.call('GET', KEYS[1]) == ARGV[1]
+local tick = tonumber(ARGV[2])
+if ours and tick >= 0 then tick = math.max(tick, tonumber(ARGV[3])) end
+if tick >= 0 then
   local last = redis.call('GET', KEYS[3])
-  if not last or tonumber(last) < tonumber(ARGV[2]) then
-    redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[3])
+  if not last or tonumber(last) < tick then
+    redis.call('SET', KEYS[3], string.format('%.0f', tick), 'PX', ARGV[4])
   end
 end
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-  return redis.call('DEL', KEYS[1], KEYS[2]) > 0 and 1 or 0
-end
-return 0
+if not ours then return 0 end
+return redis.call('DEL', KEYS[1], KEYS[2]) > 0 and 1 or 0
 """
 
 # KEYS lock alive, per lease; ARGV token ttl_ms lease_ms, per lease. Never re-creates a lock.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, event, text
@@ -17,9 +18,17 @@ from sqlalchemy.ext.compiler import compiles
 from solocron.errors import ConfigError, StorageUnavailable
 from solocron.storage.migrate import head_revision, upgrade
 
+log = logging.getLogger("solocron.storage")
+
 BUSY_TIMEOUT_MS = 5_000
+_LOCK_TIMEOUT_MS = 5_000
 _CONNECT_TIMEOUT_S = 2
 _POOL_TIMEOUT_S = 5
+
+# Answers of PostgreSQL that say nothing of the statement itself: a lock not had in time, a session
+# ended by the server (shut down, or idle in a transaction), a deadlock, a serialization failure,
+# a cancelled statement.
+_TRANSIENT = frozenset({"55P03", "57P01", "25P03", "40P01", "40001", "57014"})
 
 
 class DatabaseNow(ColumnElement[int]):
@@ -47,13 +56,18 @@ def database_now() -> ColumnElement[int]:
 class Database:
     """The database at `url` (`sqlite:///file` or `postgresql://user:password@host/name`).
 
-    Connects when first used. Raises ConfigError for a URL it cannot use.
+    Connects when first used. Raises ConfigError for a URL it cannot use. `idle_ms` is how long
+    PostgreSQL lets a transaction stand idle: a frozen process holds its row locks no longer.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, idle_ms: int = 10_000) -> None:
         self._url = _parse(url)
+        self._up: bool | None = None
         self.dialect = self._url.get_backend_name()
-        self._engine = _postgres(self._url) if self.dialect == "postgresql" else _sqlite(self._url)
+        if self.dialect == "postgresql":
+            self._engine = _postgres(self._url, idle_ms)
+        else:
+            self._engine = _sqlite(self._url)
 
     def __repr__(self) -> str:
         return f"Database({self._url.render_as_string(hide_password=True)})"
@@ -65,26 +79,42 @@ class Database:
         Raises StorageUnavailable when the database is gone or stays locked; whether a commit
         that lost its reply took place is then unclear.
         """
-        with _Translated():
-            async with self._engine.connect() as connection:
-                if self.dialect == "sqlite":
-                    await connection.execute(text("BEGIN IMMEDIATE"))
-                    try:
-                        yield connection
-                        await connection.commit()
-                    except BaseException:
-                        await asyncio.shield(connection.rollback())
-                        raise
-                else:
-                    async with connection.begin():
-                        yield connection
+        async with self.connect() as connection:
+            if self.dialect == "sqlite":
+                await connection.execute(text("BEGIN IMMEDIATE"))
+                try:
+                    yield connection
+                    await connection.commit()
+                except BaseException:
+                    await asyncio.shield(connection.rollback())
+                    raise
+            else:
+                async with connection.begin():
+                    yield connection
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
         """A connection to read with. Raises StorageUnavailable."""
-        with _Translated():
-            async with self._engine.connect() as connection:
+        async with AsyncExitStack() as stack:
+            try:
+                connection = await stack.enter_async_context(self._engine.connect())
+            except PoolTimeout as error:  # every connection is in use: nothing is lost
+                raise _unavailable(error) from error
+            except (DBAPIError, OSError) as error:
+                raise self._lost(_unavailable(error)) from error
+            if not self._up:
+                if self._up is False:
+                    log.info("Database ready again")
+                self._up = True
+            with _Translated():
                 yield connection
+
+    def _lost(self, error: StorageUnavailable) -> StorageUnavailable:
+        """Say once that no connection can be had; `connect` says when one can again."""
+        if self._up is not False:
+            self._up = False
+            log.warning("Database lost: %s; runs wait", error)
+        return error
 
     async def migrate(self) -> None:
         """Bring the schema to this release's. Safe when several workers start at once."""
@@ -93,6 +123,7 @@ class Database:
                 await connection.run_sync(upgrade)
             return
         async with self.begin() as connection:
+            await connection.execute(text("SET LOCAL lock_timeout = 0"))  # a migration may be long
             await connection.execute(text("SELECT pg_advisory_xact_lock(7305814426)"))
             await connection.run_sync(upgrade)
 
@@ -111,16 +142,24 @@ class Database:
 
 
 class _Translated:
-    """Connection-level failures become StorageUnavailable; all else passes."""
+    """Failures of the connection or of waiting become StorageUnavailable; all else passes, an
+    OSError or a timeout of the caller's own too."""
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OperationalError | InterfaceError | PoolTimeout | OSError) or (
-            isinstance(error, DBAPIError) and error.connection_invalidated
+        if isinstance(error, OperationalError | InterfaceError) or (
+            isinstance(error, DBAPIError)
+            and (
+                error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _TRANSIENT
+            )
         ):
-            cause = getattr(error, "orig", None) or error
-            raise StorageUnavailable(f"database: {type(cause).__name__}: {cause}") from error
+            raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> StorageUnavailable:
+    cause = getattr(error, "orig", None) or error
+    return StorageUnavailable(f"database: {type(cause).__name__}: {cause}")
 
 
 def _parse(url: str) -> URL:
@@ -141,11 +180,15 @@ def _parse(url: str) -> URL:
     return parsed.set(drivername=drivers[backend])
 
 
-def _postgres(url: URL) -> AsyncEngine:
+def _postgres(url: URL, idle_ms: int) -> AsyncEngine:
+    settings = {
+        "idle_in_transaction_session_timeout": str(idle_ms),
+        "lock_timeout": str(_LOCK_TIMEOUT_MS),
+    }
     try:
         return create_async_engine(
             url, pool_size=5, max_overflow=5, pool_timeout=_POOL_TIMEOUT_S, pool_pre_ping=True,
-            connect_args={"timeout": _CONNECT_TIMEOUT_S},
+            connect_args={"timeout": _CONNECT_TIMEOUT_S, "server_settings": settings},
         )  # fmt: skip
     except ImportError:
         raise ConfigError(

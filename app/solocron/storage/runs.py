@@ -133,16 +133,25 @@ class RunLedger:
         result: Mapping[str, int] | None = None,
         error: str | None = None,
     ) -> bool:
-        """Write how the run ended; False when the attempt is no longer current."""
+        """Write how the run ended; False when the attempt is no longer current.
+
+        May be asked again when the reply was lost: what this attempt wrote stays as it is.
+        """
+        state = "failed" if error is not None else "succeeded"
         values = {
-            "state": "failed" if error is not None else "succeeded",
+            "state": state,
             "finished_at": now_ms,
             "duration_ms": duration_ms,
             "result": json.dumps(dict(result)) if result else None,
             "error": error[:_MAX_ERROR] if error is not None else None,
         }
         async with self._database.begin() as connection:
-            done = await connection.execute(update(job_runs).where(_current(key)).values(values))
+            ours = and_(
+                _is(key.job, key.tick),
+                job_runs.c.attempt == key.attempt,
+                job_runs.c.state.in_(("running", state)),
+            )
+            done = await connection.execute(update(job_runs).where(ours).values(values))
             return bool(done.rowcount)
 
     @asynccontextmanager
@@ -166,6 +175,34 @@ class RunLedger:
         )
         async with self._database.connect() as connection:
             return {row.job: row.tick for row in await connection.execute(query)}
+
+    async def unfinished(
+        self, job: str, *, since_ms: int, before_ms: int, now_ms: int
+    ) -> list[int]:
+        """Scheduled ticks of the job in [since_ms, before_ms) that began and did not end, oldest
+        first. Older ones whose owner went silent are closed as failed: nobody may run them."""
+        running = and_(
+            job_runs.c.job == job,
+            job_runs.c.state == "running",
+            job_runs.c.origin == "schedule",
+        )
+        query = (
+            select(job_runs.c.tick)
+            .where(running, job_runs.c.tick < before_ms)
+            .order_by(job_runs.c.tick)
+            .limit(1000)
+        )
+        async with self._database.connect() as connection:
+            ticks = list((await connection.execute(query)).scalars())
+        if ticks and ticks[0] < since_ms:
+            error = "gave up: its owner went silent and the catch-up window has passed"
+            silent = and_(
+                running, job_runs.c.tick < since_ms, job_runs.c.lease_until <= database_now()
+            )
+            values = {"state": "failed", "finished_at": now_ms, "error": error}
+            async with self._database.begin() as connection:
+                await connection.execute(update(job_runs).where(silent).values(values))
+        return [tick for tick in ticks if tick >= since_ms]
 
     async def expired(self, since_ms: int) -> list[tuple[str, int]]:
         """(job, tick) of running runs, ticks from `since_ms`, whose lease ended: crashed owners."""

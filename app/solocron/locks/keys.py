@@ -1,0 +1,48 @@
+"""Names and limits: lock keys, their companion keys, and times to live."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from solocron.errors import ConfigError
+
+MAX_TTL_MS = 7 * 24 * 3600 * 1000
+MAX_KEY = 200
+
+
+class Companions(NamedTuple):
+    """The keys beside a lock, in the same cluster slot, each with its own TTL.
+
+    `alive`: the owner's sign of life; `settled`: the newest settled tick; `schedule`: what servers
+    run the job by; `paused`: set by an operator.
+    """
+
+    alive: str
+    settled: str
+    schedule: str
+    paused: str
+
+
+def companions(key: str) -> Companions:
+    """The companion keys of the lock `key`."""
+    return Companions(*(f"{{{key}}}:{name}" for name in Companions._fields))
+
+
+def check_ttl(ttl_ms: float, name: str = "ttl_ms", *, at_most_ms: int = MAX_TTL_MS) -> int:
+    """`ttl_ms` as a whole number of ms; ConfigError (a ValueError) for anything absurd."""
+    if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, int | float):
+        raise ConfigError(f"{name} is {ttl_ms!r}: give a number of ms")
+    if not 1 <= ttl_ms <= at_most_ms:  # false for NaN too
+        raise ConfigError(
+            f"{name} is {ttl_ms!r}: give 1 to {at_most_ms} ms ({at_most_ms // 86_400_000} days)"
+        )
+    return int(ttl_ms)
+
+
+def check_key(key: str) -> str:
+    """`key` if it is a usable lock key, else ConfigError."""
+    if not key or len(key) > MAX_KEY or any(c in "{}" or c.isspace() for c in key):
+        raise ConfigError(
+            f"lock key {key[:MAX_KEY]!r}: give 1 to {MAX_KEY} characters without spaces or braces"
+        )
+    return key

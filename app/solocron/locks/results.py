@@ -1,0 +1,94 @@
+"""What Redis answers: the results of a claim, and a survey of what it holds. Pure values.
+
+Each answer has its own type, so that none can be taken for another: neither "held" for "not
+reachable" (that is an error), nor a bool for a token.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from solocron.locks.lease import Lease
+
+# The same form as in the Lua scripts: host:pid:uuid:tick.
+_TOKEN = re.compile(r".+:[0-9]+:[0-9a-fA-F]+:(-?[0-9]{1,15})", re.DOTALL)
+
+
+def token_tick(owner: str) -> int | None:
+    """The tick in an owner's token (-1: a lock without a tick); None for another form, which an
+    older server or a person wrote."""
+    match = _TOKEN.fullmatch(owner)
+    return int(match[1]) if match else None
+
+
+@dataclass(frozen=True)
+class Granted:
+    """The lock is ours. `previous_owner` is the silent owner it was taken over from, or '';
+    `settled` the newest settled tick (UTC epoch ms), or -1."""
+
+    lease: Lease
+    previous_owner: str = ""
+    settled: int = -1
+
+
+@dataclass(frozen=True)
+class Held:
+    """Another owner has it, for at most `ttl_ms` more (-1: without end)."""
+
+    owner: str
+    ttl_ms: int
+
+    @property
+    def tick(self) -> int | None:
+        """The tick the owner runs (UTC epoch ms); None when it runs none or is an older server."""
+        tick = token_tick(self.owner)
+        return None if tick is None or tick < 0 else tick
+
+
+@dataclass(frozen=True)
+class Done:
+    """The tick, or a later one, is settled: `settled` is the newest (UTC epoch ms)."""
+
+    settled: int
+
+
+@dataclass(frozen=True)
+class Paused:
+    """An operator paused the job."""
+
+
+Claim = Granted | Held | Done | Paused
+
+
+def read_refusal(answer: list[Any]) -> Held | Done | Paused:
+    """The CLAIM script's answer when it is not `granted`."""
+    word, text = answer[0].decode(), answer[1].decode(errors="replace")
+    if word == "held":
+        return Held(text, int(answer[2]))
+    return Done(int(text)) if word == "done" else Paused()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What Redis knows of one job. `settled` is the newest settled tick, or None."""
+
+    owner: str
+    ttl_ms: int
+    alive: bool
+    settled: int | None
+    schedule: str
+    paused: bool
+
+
+def read_survey(row: list[Any]) -> Survey:
+    """One row of the SURVEY script's answer."""
+    return Survey(
+        owner=row[0].decode(errors="replace"),
+        ttl_ms=int(row[1]),
+        alive=bool(row[2]),
+        settled=int(row[3]) if row[3] else None,
+        schedule=row[4].decode(errors="replace"),
+        paused=bool(row[5]),
+    )

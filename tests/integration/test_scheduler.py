@@ -1,0 +1,388 @@
+"""Triggers, sweep and runner together: no tick is lost, doubled or run in a burst."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from conftest import RedisServer
+from proxy import Proxy
+from solocron.clock import Clock, ScaledClock, SystemClock
+from solocron.cron.job import Job
+from solocron.cron.run import Run
+from solocron.cron.runner import Runner
+from solocron.cron.scheduler import Scheduler
+from solocron.cron.ticks import Calendar
+from solocron.errors import ConfigError
+from solocron.locks.manager import LockManager
+from solocron.storage.engine import Database
+from solocron.storage.runs import RunKey, RunLedger
+
+EVERY_SECOND = Calendar("* * * * * *")
+HALF_HOURS = Calendar("*/30 * * * *")
+START = 1_800_000_000_000  # a half hour
+MINUTE = 60_000
+
+
+class StoppedClock(SystemClock):
+    """Wall time that stands until it is set; leases stay in real time."""
+
+    def __init__(self, now_ms: float) -> None:
+        self.now = now_ms
+
+    def now_ms(self) -> float:
+        return self.now
+
+
+class Ran:
+    """The body of a job; knows what it ran."""
+
+    def __init__(self, body_s: float = 0.0) -> None:
+        self.ticks: list[int] = []
+        self._body_s = body_s
+
+    async def __call__(self, run: Run) -> None:
+        self.ticks.append(run.tick)
+        await asyncio.sleep(self._body_s)
+
+
+def job(body: Any, name: str = "one", calendar: Calendar = HALF_HOURS, **options: Any) -> Job:
+    return Job(name=name, calendar=calendar, body=body, backoff_ms=1, **options)
+
+
+@asynccontextmanager
+async def server(
+    redis_url: str, database_url: str, clock: Clock, *jobs: Job, sweep_s: float = 0.2,
+    deadline_s: float = 5.0, lease_ms: int = 5000,
+) -> AsyncIterator[Scheduler]:  # fmt: skip
+    """A scheduler with all its parts, as one server has them; not started."""
+    database = Database(database_url)
+    ledger = RunLedger(database)
+    async with LockManager(
+        redis_url, clock=clock, lease_ms=lease_ms, deadline_s=deadline_s
+    ) as locks:
+        runner = Runner(locks=locks, ledger=ledger, clock=clock, owner="w", lease_ms=lease_ms)
+        scheduler = Scheduler(
+            jobs, runner=runner, locks=locks, ledger=ledger, clock=clock, sweep_s=sweep_s
+        )
+        try:
+            yield scheduler
+        finally:
+            await scheduler.stop(5)
+            await database.close()
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = 30) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def swept(scheduler: Scheduler) -> None:
+    """One sweep, and the end of what it started."""
+    await scheduler.sweep()
+    await until(lambda: scheduler.running == 0)
+
+
+@pytest.fixture
+async def migrated(sqlite_url: str) -> str:
+    database = Database(sqlite_url)
+    await database.migrate()
+    await database.close()
+    return sqlite_url
+
+
+def said(caplog: pytest.LogCaptureFixture, start: str) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.getMessage().startswith(start)]
+
+
+# -- catching up -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("redis_forgot", [False, True])
+async def test_a_tick_that_fell_into_a_deploy_gap_is_caught_up(
+    redis_server: RedisServer, migrated: str, redis_forgot: bool
+) -> None:
+    ran, clock = Ran(), StoppedClock(START - 1)
+    async with server(redis_server.url, migrated, clock, job(ran)) as before:
+        await swept(before)
+        clock.now = START + 5000
+        await swept(before)
+    if redis_forgot:
+        redis_server.cli("flushall")
+    clock.now = START + 30 * MINUTE + 8  # all servers were down when the tick came due
+    async with server(redis_server.url, migrated, clock, job(ran)) as after:
+        for _ in range(3):
+            clock.now += 2000
+            await swept(after)
+    assert ran.ticks == [START, START + 30 * MINUTE]
+
+
+async def test_a_first_deployment_owes_nothing_from_before_its_start(
+    redis_server: RedisServer, migrated: str
+) -> None:
+    ran, clock = Ran(), StoppedClock(START + 5000)
+    async with server(redis_server.url, migrated, clock, job(ran)) as scheduler:
+        await swept(scheduler)
+        assert ran.ticks == []
+        clock.now = START + 31 * MINUTE
+        await swept(scheduler)
+    assert ran.ticks == [START + 30 * MINUTE]
+
+
+async def test_a_first_tick_that_met_no_database_is_run_when_it_is_there(
+    redis_server: RedisServer, postgres_url: str
+) -> None:
+    database = Database(postgres_url)
+    await database.migrate()
+    await database.close()
+    ran, clock = Ran(), StoppedClock(START - 5000)
+    async with Proxy.to_postgres(postgres_url) as proxy:
+        url = proxy.postgres_url(postgres_url)
+        await proxy.down()
+        async with server(redis_server.url, url, clock, job(ran)) as scheduler:
+            await swept(scheduler)
+            clock.now = START + 5000
+            await swept(scheduler)
+            assert ran.ticks == []
+            await proxy.up()
+            await swept(scheduler)
+    assert ran.ticks == [START]
+
+
+async def test_of_many_missed_ticks_the_newest_is_run_and_no_other(
+    redis_server: RedisServer, migrated: str
+) -> None:
+    ran, clock = Ran(), StoppedClock(START + 1000)
+    async with server(
+        redis_server.url, migrated, clock, job(ran, catch_up_ms=24 * 60 * MINUTE)
+    ) as scheduler:
+        await swept(scheduler)
+        clock.now = START + 20 * 60 * MINUTE + 2000  # forty ticks later
+        for _ in range(3):
+            await swept(scheduler)
+    assert ran.ticks == [START + 20 * 60 * MINUTE]
+
+
+async def test_a_queue_runs_every_missed_tick_of_the_window_in_order(
+    redis_server: RedisServer, migrated: str
+) -> None:
+    ran, clock = Ran(), StoppedClock(START - 1000)
+    queueing = job(ran, catch_up_ms=120 * MINUTE, overlap="queue")
+    async with server(redis_server.url, migrated, clock, queueing) as scheduler:
+        clock.now = START + 1000
+        await swept(scheduler)
+        clock.now = START + 20 * 60 * MINUTE + 2000
+        await swept(scheduler)
+    newest = START + 20 * 60 * MINUTE
+    assert ran.ticks == [START, *range(newest - 120 * MINUTE, newest + 1, 30 * MINUTE)]
+
+
+async def test_a_tick_older_than_the_window_is_missed_and_said_to_be_once(
+    redis_server: RedisServer, migrated: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran, clock = Ran(), StoppedClock(START + 1000)
+    nightly = job(ran, calendar=Calendar("0 3 * * *"), catch_up_ms=60 * MINUTE)
+    async with server(redis_server.url, migrated, clock, nightly) as scheduler:
+        await swept(scheduler)
+        clock.now = START + 2 * 24 * 60 * MINUTE
+        for _ in range(3):
+            await swept(scheduler)
+        scheduler._fire(nightly, nightly.calendar.latest_at(clock.now) or 0)  # a machine resumed
+        assert scheduler.running == 0
+    assert ran.ticks == []
+    assert said(caplog, "The one cron missed") == [
+        "The one cron missed 2 ticks: older than the catch-up window."
+    ]
+
+
+async def test_a_tick_that_ran_is_not_called_missed_because_redis_forgot_it(
+    redis_server: RedisServer, migrated: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran, clock = Ran(), StoppedClock(START - 1000)
+    each = job(ran, catch_up_ms=MINUTE)
+    async with server(redis_server.url, migrated, clock, each) as scheduler:
+        clock.now = START + 1000
+        await swept(scheduler)
+    redis_server.cli("flushall")
+    clock.now = START + 20 * MINUTE
+    async with server(redis_server.url, migrated, clock, each) as scheduler:
+        await swept(scheduler)
+    assert ran.ticks == [START]
+    assert said(caplog, "The one cron missed") == []
+
+
+async def test_a_crashed_tick_is_taken_over_although_a_newer_one_came_due(
+    redis_server: RedisServer, migrated: str
+) -> None:
+    database = Database(migrated)
+    ledger = RunLedger(database)
+    await ledger.begin("one", START, owner="gone", now_ms=START, lease_ms=60_000, max_attempts=3)
+    ran, clock = Ran(), StoppedClock(START + 31 * MINUTE)
+    async with server(redis_server.url, migrated, clock, job(ran)) as scheduler:
+        await swept(scheduler)  # the crashed owner's lease still lives
+        assert ran.ticks == []
+        await ledger.hand_over(RunKey("one", START, 1))
+        await swept(scheduler)
+    await database.close()
+    assert ran.ticks == [START, START + 30 * MINUTE]
+
+
+# -- stalls and blips --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue"])
+async def test_after_a_stall_the_schedule_goes_on_and_skip_brings_no_burst(
+    redis_server: RedisServer, migrated: str, overlap: str
+) -> None:
+    ran = Ran()
+    clock = ScaledClock(anchor_ms=time.time() * 1000, start_ms=START, rate=5)
+    each = job(ran, calendar=EVERY_SECOND, overlap=overlap)
+    async with server(redis_server.url, migrated, clock, each, lease_ms=1500) as scheduler:
+        scheduler.start()
+        await until(lambda: len(ran.ticks) >= 3)
+        stalled_at, before = clock.now_ms(), len(ran.ticks)
+        time.sleep(2.0)  # noqa: ASYNC251  # ten ticks pass, longer than the lease
+        woken_at = clock.now_ms()
+        await until(lambda: ran.ticks[-1] > woken_at + 3000)
+    assert sorted(set(ran.ticks)) == ran.ticks  # each once, in order
+    if overlap == "queue":
+        assert ran.ticks == list(range(ran.ticks[0], ran.ticks[-1] + 1, 1000))
+    else:
+        stale = [tick for tick in ran.ticks[before:] if stalled_at < tick < woken_at - 1000]
+        assert len(stale) <= 1  # one that was under way, or due, when the loop stalled
+
+
+@pytest.mark.parametrize("blip", ["redis", "database", "both"])
+async def test_after_a_blip_the_schedule_goes_on_and_each_change_is_said_once(
+    own_redis: RedisServer, postgres_url: str, blip: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database(postgres_url)
+    await database.migrate()
+    await database.close()
+    ran, caught = Ran(), Ran()
+    clock = ScaledClock(anchor_ms=time.time() * 1000, start_ms=START, rate=5)
+    jobs = (
+        job(ran, calendar=EVERY_SECOND, overlap="queue"),
+        job(caught, "two", EVERY_SECOND, overlap="skip"),
+    )
+    async with Proxy.to_postgres(postgres_url) as proxy:
+        url = proxy.postgres_url(postgres_url)
+        async with server(own_redis.url, url, clock, *jobs, deadline_s=0.3) as scheduler:
+            scheduler.start()
+            await until(lambda: len(ran.ticks) >= 3 and len(caught.ticks) >= 3)
+            caplog.set_level("INFO")
+            if blip != "database":
+                own_redis.stop()
+            if blip != "redis":
+                await proxy.down()
+            await asyncio.sleep(2.0)  # ten ticks and ten sweeps
+            if blip != "database":
+                own_redis.start()
+            if blip != "redis":
+                await proxy.up()
+            back = clock.now_ms()
+            await until(lambda: min(ran.ticks[-1], caught.ticks[-1]) > back + 5000)
+    assert len(set(caught.ticks)) == len(caught.ticks)
+    if blip != "both":  # nothing was lost; while both are gone nobody can know
+        assert sorted(ran.ticks) == list(range(ran.ticks[0], max(ran.ticks) + 1, 1000))
+    assert len(said(caplog, "Database lost")) == (blip != "redis")
+    assert len(said(caplog, "Database ready again")) == (blip != "redis")
+    assert len(said(caplog, "Redis lost")) == (blip != "database")
+    assert len(said(caplog, "✅ Redis ready")) == (blip != "database")
+
+
+# -- many servers and jobs ---------------------------------------------------------------------
+
+
+async def test_losers_send_one_command_per_tick_and_one_per_sweep_for_all_jobs(
+    redis_server: RedisServer, migrated: str
+) -> None:
+    clock = StoppedClock(START - 1000)
+    slow = [job(Ran(60), f"job-{n}") for n in range(40)]
+    losing = [job(Ran(), f"job-{n}") for n in range(40)]
+    nowhere = "postgresql://nobody@127.0.0.1:1/none"  # any query would fail
+    async with (
+        server(redis_server.url, migrated, clock, *slow) as winner,
+        server(redis_server.url, nowhere, clock, *losing) as loser,
+    ):
+        for number in range(40):
+            settled = f"{{cron:job-{number}}}:settled"
+            redis_server.cli("set", settled, str(START - 30 * MINUTE), "PX", "60000")
+        await loser.sweep()
+        clock.now = START + 1000
+        await winner.sweep()
+        await until(lambda: all(each.body.ticks for each in slow))  # type: ignore[attr-defined]
+        redis_server.cli("config", "resetstat")
+        for each in losing:
+            loser._fire(each, START)
+        await until(lambda: loser.running == 0)
+        await swept(loser)
+        stats = redis_server.cli("info", "commandstats")
+        assert "cmdstat_evalsha:calls=41," in stats
+        assert not any(each.body.ticks for each in losing)  # type: ignore[attr-defined]
+        await winner.stop(0)
+
+
+async def test_two_schedules_for_one_job_are_warned_about_once(
+    redis_server: RedisServer, migrated: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = StoppedClock(START + 1000)
+    async with (
+        server(redis_server.url, migrated, clock, job(Ran())) as one,
+        server(redis_server.url, migrated, clock, job(Ran(), calendar=EVERY_SECOND)) as two,
+    ):
+        for _ in range(3):
+            await one.sweep()
+            await two.sweep()
+    warnings = said(caplog, "Job one has schedule")
+    assert len(warnings) == 1
+    assert "'* * * * * * UTC' here and '*/30 * * * * UTC' on another server" in warnings[0]
+
+
+async def test_two_jobs_of_one_name_are_refused(redis_server: RedisServer, migrated: str) -> None:
+    with pytest.raises(ConfigError, match="'one'"):
+        async with server(redis_server.url, migrated, SystemClock(), job(Ran()), job(Ran(), "one")):
+            raise AssertionError
+
+
+async def test_a_job_that_skips_without_redis_waits_quietly_and_is_caught_up(
+    own_redis: RedisServer, migrated: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran, clock = Ran(), StoppedClock(START - 1000)
+    waiting = job(ran, on_redis_down="skip")
+    async with server(own_redis.url, migrated, clock, waiting, deadline_s=0.2) as scheduler:
+        await swept(scheduler)
+        own_redis.stop()
+        clock.now = START + 1000
+        for _ in range(3):
+            await swept(scheduler)
+        assert ran.ticks == [] and said(caplog, "Skipping") == []
+        own_redis.start()
+        await swept(scheduler)
+    assert ran.ticks == [START]
+
+
+async def test_stop_leaves_no_task_and_may_be_asked_twice(
+    redis_server: RedisServer, migrated: str
+) -> None:
+    before = asyncio.all_tasks()
+    clock = ScaledClock(anchor_ms=time.time() * 1000, start_ms=START, rate=20)
+    stuck = Ran(60)
+    async with server(
+        redis_server.url, migrated, clock, job(stuck, calendar=EVERY_SECOND)
+    ) as scheduler:
+        scheduler.start()
+        scheduler.start()
+        await until(lambda: stuck.ticks)
+        await scheduler.stop(0.05)
+        await scheduler.stop(0.05)
+        assert scheduler.running == 0
+    assert {task for task in asyncio.all_tasks() if not task.done()} == before
+    assert [later - tick for tick, later in itertools.pairwise(stuck.ticks)] == []
