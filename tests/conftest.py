@@ -136,3 +136,19 @@ def database_url(request: pytest.FixtureRequest) -> str:
     name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
     url: str = request.getfixturevalue(name)
     return url
+
+
+SECRET = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def environment(
+    redis_server: RedisServer, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> pytest.MonkeyPatch:
+    """The environment of a service under test: the session's Redis, its own SQLite database, any
+    free port, and tokens signed with `SECRET`."""
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    monkeypatch.setenv("DATABASE_URL", sqlite_url)
+    monkeypatch.setenv("SOLOCRON_PORT", "0")
+    monkeypatch.setenv("SOLOCRON_AUTH_SECRET", SECRET)
+    return monkeypatch

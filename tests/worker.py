@@ -1,7 +1,8 @@
-"""A worker process for the tests: hosts one job and prints a line per event as JSON.
+"""A worker process for the tests: the real service, saying what it does as JSON lines on stdout.
 
-Arguments, as one JSON object: redis, database, name, schedule, skew_ms, anchor_ms, start_ms, rate,
-lease_ms, sweep_s, overlap, body_ms, stop_ms (wall time of the last tick to run).
+Its settings come from the environment. Its only argument is a JSON object: `clock` (arguments of
+ScaledClock), and `job`, if it is to host the test job: schedule, overlap, body_ms, name (written
+with each effect).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import logging
 import signal
 import sys
+from collections import Counter
 from typing import Any
 
 from sqlalchemy import text
@@ -18,27 +20,32 @@ from sqlalchemy import text
 from solocron.clock import ScaledClock
 from solocron.cron.job import Job
 from solocron.cron.run import Run
-from solocron.cron.runner import Runner
-from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
-from solocron.locks.manager import LockManager
-from solocron.storage.engine import Database
-from solocron.storage.runs import RunLedger
+from solocron.service import Solocron
+from solocron.settings import load
 
 
 def say(**event: Any) -> None:
     print(json.dumps(event), flush=True)
 
 
-async def main(options: dict[str, Any]) -> None:
-    clock = ScaledClock(
-        anchor_ms=options["anchor_ms"],
-        start_ms=options["start_ms"],
-        rate=options.get("rate", 1.0),
-        skew_ms=options.get("skew_ms", 0.0),
-    )
-    database = Database(options["database"])
-    ledger = RunLedger(database)
+class Tally(logging.Handler):
+    """Counts how the ticks tried here went, by what the service logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message.startswith("Starting ") and record.__dict__["attempt"] == 1:
+            self.counts["run"] += 1
+        elif "skipping" in message.lower():
+            self.counts[record.__dict__["reason"]] += 1
+
+
+def effect_job(cron: Solocron, options: dict[str, Any]) -> Job:
+    """Writes one row of `effects` per run."""
 
     async def body(run: Run) -> dict[str, int]:
         say(event="start", tick=run.tick, attempt=run.attempt, fallback=run.fallback)
@@ -50,34 +57,28 @@ async def main(options: dict[str, Any]) -> None:
             )
         return {"effects": 1}
 
-    job = Job(
+    return Job(
         name="tick-test",
         calendar=Calendar(options.get("schedule", "* * * * * *")),
         body=body,
         overlap=options.get("overlap", "queue"),
     )
-    lease_ms = options.get("lease_ms", 5000)
-    async with LockManager(
-        options["redis"], clock=clock, lease_ms=lease_ms, deadline_s=options.get("deadline_s", 1.0)
-    ) as locks:
-        runner = Runner(
-            locks=locks, ledger=ledger, clock=clock, owner=options["name"], lease_ms=lease_ms
-        )
-        scheduler = Scheduler(
-            [job],
-            runner=runner,
-            locks=locks,
-            ledger=ledger,
-            clock=clock,
-            sweep_s=options.get("sweep_s", 5.0),
-        )
-        stopped = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-        scheduler.start()
-        say(event="ready")
-        await stopped.wait()
-        await scheduler.stop(10)
-    await database.close()
+
+
+async def main(options: dict[str, Any]) -> None:
+    tally = Tally()
+    logging.getLogger("solocron").addHandler(tally)
+    logging.getLogger("solocron").setLevel("INFO")
+    cron = Solocron(load(), clock=ScaledClock(**options["clock"]))
+    if "job" in options:
+        cron.add(effect_job(cron, options["job"]))
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with cron.serving() as server:
+        say(event="ready", port=server.port)
+        await cron.run_until(stop)
+    say(event="stopped", tally=tally.counts)
 
 
 if __name__ == "__main__":

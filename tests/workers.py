@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import text
 
 from solocron.storage.engine import Database
+
+NEVER = "0 0 1 1 *"  # a schedule for jobs that a test does not want
 
 
 class Worker:
@@ -25,14 +29,38 @@ class Worker:
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, **options: Any) -> Worker:
-        script = str(Path(__file__).with_name("worker.py"))
+    async def start(
+        cls,
+        *,
+        redis: str,
+        database: str,
+        clock: Mapping[str, float] | None = None,
+        job: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Start a worker and wait until it serves. `settings` are SOLOCRON_ variables."""
+        now = wall_ms()
+        options: dict[str, Any] = {"clock": {"anchor_ms": now, "start_ms": now, **(clock or {})}}
+        if job is not None:
+            options["job"] = dict(job)
+        defaults = {"port": 0, "store_auto_close_schedule": NEVER,
+                    "store_open_reminder_schedule": NEVER}  # fmt: skip
+        variables = {
+            f"SOLOCRON_{key.upper()}": str(value) for key, value in {**defaults, **settings}.items()
+        }
         process = await asyncio.create_subprocess_exec(
-            sys.executable, script, json.dumps(options), stdout=asyncio.subprocess.PIPE
-        )
+            sys.executable, str(Path(__file__).with_name("worker.py")), json.dumps(options),
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "REDIS_URL": redis, "DATABASE_URL": database, **variables},
+        )  # fmt: skip
         worker = cls(process)
         await worker.saw(lambda event: event["event"] == "ready")
         return worker
+
+    @property
+    def port(self) -> int:
+        """The port of its web server."""
+        return int(next(each["port"] for each in self.events if each["event"] == "ready"))
 
     async def _read(self) -> None:
         assert self.process.stdout is not None
@@ -49,6 +77,12 @@ class Worker:
                     if match(event):
                         return event
                 await self._news.wait()
+
+    @property
+    def tally(self) -> dict[str, int]:
+        """How its ticks went; known once it has stopped."""
+        found: dict[str, int] = self.events[-1]["tally"]
+        return found
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

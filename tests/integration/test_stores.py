@@ -136,10 +136,12 @@ def csv_file(folder: Path, count: int, *extra: str) -> Path:
 async def test_a_file_is_imported_and_imported_again(
     database: Database, repository: StoreRepository, tmp_path: Path
 ) -> None:
-    path, done = csv_file(tmp_path, 1234), list[int]()
-    report = await import_stores(database, path, clock=CLOCK, advance=done.append)
+    path, done = csv_file(tmp_path, 1234), list[tuple[int, int | None]]()
+    report = await import_stores(
+        database, path, clock=CLOCK, advance=lambda *progress: done.append(progress)
+    )
     assert report == ImportReport(1234, 1234, (), 0)
-    assert done == [500, 500, 234] * 2
+    assert done == [(n, total) for total in (None, 1234) for n in (500, 500, 234)]
     await repository.set_open("s00007", False, NOW)
     before = await repository.page(limit=1000)
     assert [each.is_open for each in before].count(True) == 999
@@ -186,7 +188,7 @@ async def test_a_file_that_changes_between_the_passes_is_noticed(
 ) -> None:
     path = csv_file(tmp_path, 10)
 
-    def spoil(rows: int) -> None:
+    def spoil(rows: int, total: int | None) -> None:
         csv_file(tmp_path, 10, "bad row")
 
     with pytest.raises(InvalidInput, match="changed meanwhile"):

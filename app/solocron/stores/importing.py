@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 from solocron.clock import Clock
 from solocron.errors import InvalidInput
@@ -26,6 +27,12 @@ _BATCH = 500
 _DISTINCT_HOURS = 10_000  # remembered as valid while a file is read
 
 Row = Store | BadRow
+
+
+class Advance(Protocol):
+    """Hears of progress: `rows` more are done, of `total`."""
+
+    def __call__(self, rows: int, total: int | None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -72,11 +79,12 @@ async def import_stores(
     *,
     clock: Clock,
     skip_bad: bool = False,
-    advance: Callable[[int], None] = lambda rows: None,
+    advance: Advance = lambda rows, total: None,
 ) -> ImportReport:
     """Import a stores file: nothing of it if a row is bad, unless `skip_bad`.
 
-    `advance` is told of rows as they are done: each counts once when checked, once when written.
+    `advance(rows, total)` is told of rows as they are done: once when checked (`total` is None,
+    nobody has counted them yet), once when written.
     Raises InvalidInput (the file cannot be read: nothing is written) or StorageUnavailable
     (what was written stays; import the file again).
     """
@@ -88,10 +96,10 @@ async def import_stores(
         bad.extend(wrong[: MAX_BAD_KEPT - len(bad)])
         bad_count += len(wrong)
         count += len(batch)
-        advance(len(batch))
+        advance(len(batch), None)
     imported = 0
     if not bad_count or skip_bad:
-        imported = await _write(database, path, clock, bad_count, advance)
+        imported = await _write(database, path, clock, bad_count, partial(advance, total=count))
     return ImportReport(count, imported, tuple(bad), bad_count)
 
 

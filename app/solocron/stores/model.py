@@ -41,6 +41,11 @@ class Store:
     updated_at: int = 0
 
 
+def is_store_id(text: str) -> bool:
+    """Whether a store can have that id: 1 to 64 letters, digits and `. _ ~ -`, as in a URL."""
+    return _ID.fullmatch(text) is not None
+
+
 def parse_store(
     fields: Mapping[str, object], check: Callable[[str, str, str], None] = check_hours
 ) -> Store:
@@ -55,7 +60,7 @@ def parse_store(
                 f"field {shown(name)} is not known: leave it out; a store has {', '.join(FIELDS)}",
             )
     store_id = _text(fields, "id")
-    if not _ID.fullmatch(store_id):
+    if not is_store_id(store_id):
         raise InvalidField("id", f"id {shown(store_id)}: use 1 to 64 of A-Z a-z 0-9 . _ ~ -")
     name = _text(fields, "name")
     if len(name) > _MAX_NAME or not name.isprintable() or not name.strip():

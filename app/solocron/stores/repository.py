@@ -49,11 +49,14 @@ class StoreRepository:
             return await _get(connection, store_id)
 
     async def page(
-        self, after: str | None = None, limit: int = 100, is_open: bool | None = None
+        self,
+        after: str | None = None,
+        limit: int = 100,
+        is_open: bool | None = None,
+        ids: frozenset[str] | None = None,
     ) -> list[Store]:
-        """Up to `limit` (at most 1,000) stores by id, those past `after`; the rest follow the last.
-
-        Raises InvalidInput for another limit.
+        """Up to `limit` (at most 1,000) stores by id, those past `after` and among `ids` (None:
+        all); the rest follow the last. Raises InvalidInput for another limit.
         """
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidInput(f"limit {limit}: ask for 1 to {MAX_PAGE} stores at a time")
@@ -62,6 +65,8 @@ class StoreRepository:
             query = query.where(stores.c.id > after)
         if is_open is not None:
             query = query.where(stores.c.is_open == is_open)
+        if ids is not None:
+            query = query.where(stores.c.id.in_(ids))
         async with self._database.connect() as connection:
             return [_store(row) for row in await connection.execute(query)]
 

@@ -1,0 +1,71 @@
+"""One WebSocket client as the hub sees it: frames in, one write per loop turn out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+MAX_PENDING_BYTES = 4 * 1024 * 1024
+
+
+def text_frame(payload: bytes) -> bytes:
+    """`payload` as one unmasked, uncompressed WebSocket text frame (RFC 6455, section 5.2).
+
+    Encoded once for all clients; a library's `send_str` encodes it for each.
+    """
+    size = len(payload)
+    if size < 126:
+        return bytes((0x81, size)) + payload
+    if size < 65_536:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+
+
+class Client:
+    """Writes frames to `transport`; what is queued in one loop turn goes out in one write.
+
+    When more than `max_pending` bytes wait for the peer, `on_slow` is called once and nothing
+    more is queued: a slow client is closed and resumes, and stalls no other.
+    """
+
+    def __init__(
+        self, transport: asyncio.Transport, *, on_slow: Callable[[], None],
+        max_pending: int = MAX_PENDING_BYTES,
+    ) -> None:  # fmt: skip
+        self._transport = transport
+        self._on_slow = on_slow
+        self._max_pending = max_pending
+        self._queue: list[bytes] = []
+        self._queued = 0
+        self._loop = asyncio.get_running_loop()
+        self.is_closed = False
+
+    @property
+    def pending(self) -> int:
+        """Bytes not yet taken by the peer's socket."""
+        return self._queued + self._transport.get_write_buffer_size()
+
+    def send(self, frame: bytes) -> None:
+        """Queue a whole frame; dropped when the client is closed."""
+        if self.is_closed:
+            return
+        if not self._queue:
+            self._loop.call_soon(self._flush)
+        self._queue.append(frame)
+        self._queued += len(frame)
+        if self._queued > self._max_pending or self.pending > self._max_pending:
+            self.close()
+            self._loop.call_soon(self._on_slow)
+
+    def _flush(self) -> None:
+        if self.is_closed or not self._queue:
+            return
+        chunk, self._queue, self._queued = self._queue, [], 0
+        if not self._transport.is_closing():
+            self._transport.write(chunk[0] if len(chunk) == 1 else b"".join(chunk))
+
+    def close(self) -> None:
+        """Write nothing more, not even what is queued."""
+        self.is_closed = True
+        self._queue.clear()
+        self._queued = 0

@@ -1,0 +1,231 @@
+"""Redis pub/sub, one channel per store: a server receives only what its clients watch.
+
+Two connections beside the lock traffic's: one that subscribes, one that publishes. A message is
+`<seq> <CloudEvent>`. Messages sent while the subscriber is away are gone; the hub is told to look
+for them in the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from solocron.errors import ConfigError
+
+log = logging.getLogger("solocron.notifications")
+
+MAX_EVENT = 256 * 1024
+_CHANNELS_PER_COMMAND = 1000
+_MESSAGES_PER_PIPELINE = 500
+_KEEPALIVE_S = 5.0
+_RECONNECT_S = (0.1, 1.0)
+
+Deliver = Callable[[str, int, bytes], None]
+
+
+class Fanout:
+    """Publishes to and receives from the channels of `environment`.
+
+    `deadline_s` bounds connecting and publishing, in s. Run `run()` as a task.
+    """
+
+    def __init__(self, url: str, *, environment: str, deadline_s: float) -> None:
+        # No `socket_timeout`: with one the library writes under `asyncio.wait_for`, which on Python
+        # 3.11 can swallow a cancellation; the deadline is kept here.
+        options: dict[str, Any] = {
+            "protocol": 2, "retry": Retry(NoBackoff(), 0), "socket_connect_timeout": deadline_s,
+            "socket_timeout": None, "health_check_interval": 0,
+        }  # fmt: skip
+        try:
+            self._pool = ConnectionPool.from_url(url, **options)
+            self._publisher = Redis.from_url(url, **options)
+        except ValueError as error:
+            raise ConfigError(f"REDIS_URL is not usable: {error}") from None
+        self._prefix = f"solocron:{environment}:notifications:".replace("::", ":")
+        self._deadline_s = deadline_s
+        self._watched: set[str] = set()
+        self._connection: AbstractConnection | None = None
+        self._markers: dict[bytes, asyncio.Future[None]] = {}
+        self._heard = False
+        self._broken = asyncio.Event()
+        self._said: bool | None = None
+        self.is_up = False
+
+    # -- publishing ------------------------------------------------------------------------
+
+    async def publish(self, messages: Sequence[tuple[str, int, bytes]]) -> bool:
+        """Publish (store, seq, event) in order; False when Redis did not take them all."""
+        try:
+            for start in range(0, len(messages), _MESSAGES_PER_PIPELINE):
+                async with self._publisher.pipeline(transaction=False) as pipe:
+                    for store_id, seq, event in messages[start : start + _MESSAGES_PER_PIPELINE]:
+                        pipe.publish(self._prefix + store_id, b"%d %b" % (seq, event))
+                    async with asyncio.timeout(self._deadline_s):
+                        await pipe.execute()
+        except (RedisError, OSError, TimeoutError) as error:
+            log.debug("not published: %s", error)
+            return False
+        return True
+
+    # -- subscribing -----------------------------------------------------------------------
+
+    async def watch(self, store_ids: Iterable[str]) -> None:
+        """Subscribe; returns when the subscriptions are in force, or Redis is down."""
+        fresh = [each for each in store_ids if each not in self._watched]
+        self._watched.update(fresh)
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._send(connection, "SUBSCRIBE", fresh)
+                await self._marker(connection)
+        except (RedisError, OSError, TimeoutError):
+            self._broken.set()  # `run` connects anew, with all that is watched
+
+    async def unwatch(self, store_ids: Iterable[str]) -> None:
+        """Unsubscribe from stores nobody here watches any more."""
+        gone = [each for each in store_ids if each in self._watched]
+        self._watched.difference_update(gone)
+        connection = self._connection
+        if not gone or connection is None:
+            return
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._send(connection, "UNSUBSCRIBE", gone)
+        except (RedisError, OSError, TimeoutError):
+            self._broken.set()  # `run` connects anew, with all that is watched
+
+    async def run(self, deliver: Deliver, on_change: Callable[[], None]) -> None:
+        """Keep subscribed until cancelled; reconnects by itself.
+
+        `deliver(store_id, seq, event)` is called for each message of a watched store, `on_change`
+        each time the subscriptions are lost or in force again: messages may have been missed.
+        """
+        try:
+            while True:
+                try:
+                    await self._session(deliver, on_change)
+                except* (RedisError, OSError, TimeoutError) as group:
+                    self._down(group.exceptions[0])
+                await asyncio.sleep(random.uniform(*_RECONNECT_S))
+        finally:
+            self._forget()
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the publishing connections. Safe to call twice; a later publish connects anew."""
+        await self._publisher.aclose()
+
+    async def _session(self, deliver: Deliver, on_change: Callable[[], None]) -> None:
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await connection.connect()  # type: ignore[no-untyped-call]
+            self._connection = connection
+            self._broken.clear()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(connection, deliver))
+                group.create_task(self._subscribe_all(connection, on_change))
+                group.create_task(self._keep_alive(connection))
+        finally:
+            self._forget()
+            on_change()
+            await connection.disconnect(nowait=True)
+
+    async def _subscribe_all(
+        self, connection: AbstractConnection, on_change: Callable[[], None]
+    ) -> None:
+        async with asyncio.timeout(self._deadline_s + len(self._watched) / 10_000):
+            await self._send(connection, "SUBSCRIBE", list(self._watched))
+            await self._marker(connection)
+        self.is_up = True
+        if self._said is not True:
+            log.info("Redis ready for notifications")
+        self._said = True
+        on_change()
+
+    async def _send(
+        self, connection: AbstractConnection, command: str, store_ids: Sequence[str]
+    ) -> None:
+        """One write, so that no other caller's marker can come in between."""
+        packed: list[bytes] = []
+        for start in range(0, len(store_ids), _CHANNELS_PER_COMMAND):
+            chunk = store_ids[start : start + _CHANNELS_PER_COMMAND]
+            packed += connection.pack_command(command, *(self._prefix + each for each in chunk))
+        await self._write(connection, packed)
+
+    async def _write(self, connection: AbstractConnection, packed: list[bytes]) -> None:
+        if not connection.is_connected:  # the library would connect anew, unsubscribed
+            raise ConnectionError("the link was lost")
+        if packed:
+            await connection.send_packed_command(b"".join(packed))
+
+    async def _marker(self, connection: AbstractConnection) -> None:
+        """Wait until Redis has answered everything sent before: replies come in order."""
+        name = b"m%d" % random.getrandbits(64)
+        self._markers[name] = asyncio.get_running_loop().create_future()
+        try:
+            await self._write(connection, connection.pack_command("PING", name))
+            await self._markers[name]
+        finally:
+            del self._markers[name]
+
+    async def _read(self, connection: AbstractConnection, deliver: Deliver) -> None:
+        prefix = self._prefix.encode()
+        while True:
+            reply = await connection.read_response(timeout=math.inf)
+            self._heard = True
+            if isinstance(reply, bytes):  # the PONG of a connection without subscriptions
+                self._answered(reply)
+            elif reply[0] == b"pong":
+                self._answered(reply[1])
+            elif reply[0] == b"message" and reply[1].startswith(prefix):
+                store_id = reply[1][len(prefix) :].decode(errors="replace")
+                seq, _, event = reply[2].partition(b" ")
+                if len(event) > MAX_EVENT or not seq.isdigit() or len(seq) > 18:
+                    log.warning("ignored a message of %d bytes on %s", len(reply[2]), store_id)
+                else:
+                    deliver(store_id, int(seq), event)
+
+    def _answered(self, name: bytes) -> None:
+        marker = self._markers.get(name)
+        if marker is not None and not marker.done():
+            marker.set_result(None)
+
+    async def _keep_alive(self, connection: AbstractConnection) -> None:
+        """Find a half-open link: something must be heard between two pings."""
+        while True:
+            self._heard = False
+            await self._write(connection, connection.pack_command("PING", b"alive"))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_KEEPALIVE_S):
+                    await self._broken.wait()
+            if self._broken.is_set() or not self._heard:
+                raise ConnectionError(f"no answer for {_KEEPALIVE_S:g} s")
+
+    def _down(self, error: BaseException) -> None:
+        if self._said is not False:
+            log.warning(
+                "Redis lost for notifications: %s; clients are served from the table", error
+            )
+        self._said = False
+
+    def _forget(self) -> None:
+        self._connection = None
+        self.is_up = False
+        for marker in self._markers.values():
+            if not marker.done():
+                marker.set_exception(ConnectionError("the link was lost"))
+                marker.exception()

@@ -1,0 +1,91 @@
+"""The relay: committed notifications go to the clients of this server and, by Redis, of all others.
+
+A row counts as published only when Redis took it. What a crash or an outage left unpublished is
+swept up by any server; a message published twice is a repeat, which every hub discards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Sequence
+
+from solocron.clock import Clock
+from solocron.errors import StorageUnavailable
+from solocron.notifications.event import cloud_event
+from solocron.notifications.fanout import Fanout
+from solocron.notifications.hub import Hub
+from solocron.storage.outbox import Notification, Outbox
+
+log = logging.getLogger("solocron.notifications")
+
+_BATCH = 500
+_MAX_QUEUED = 20_000  # beyond it rows wait in the table for the sweep
+_UNPUBLISHED_AFTER_MS = 2_000
+
+
+class Relay:
+    """Publishes rows. Run `run()` as a task; `sweep_s` is the pause between sweeps, in s."""
+
+    def __init__(
+        self, outbox: Outbox, fanout: Fanout, hub: Hub, clock: Clock, *, sweep_s: float = 2.0
+    ) -> None:
+        self._outbox = outbox
+        self._fanout = fanout
+        self._hub = hub
+        self._clock = clock
+        self._sweep_s = sweep_s
+        self._queue: deque[Notification] = deque()
+        self._work = asyncio.Event()
+
+    def publish(self, rows: Sequence[Notification]) -> None:
+        """Take rows that have just been committed."""
+        if len(self._queue) < _MAX_QUEUED:
+            self._queue.extend(rows)
+            self._work.set()
+
+    async def run(self) -> None:
+        """Publish what is queued at once, and what others left behind, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._sweep_forever())
+            while True:
+                await self._work.wait()
+                await self.flush()
+
+    async def flush(self) -> None:
+        """Publish all that is queued."""
+        self._work.clear()
+        while self._queue:
+            size = min(_BATCH, len(self._queue))
+            await self._publish([self._queue.popleft() for _ in range(size)])
+
+    async def _publish(self, rows: Sequence[Notification]) -> bool:
+        """Tell everybody, and note it; False when the sweep has to do it again."""
+        messages = [(each.store_id, each.seq, cloud_event(each)) for each in rows]
+        for message in messages:
+            self._hub.deliver(*message)
+        if not await self._fanout.publish(messages):
+            return False
+        try:
+            await self._outbox.mark_published(rows, int(self._clock.now_ms()))
+        except StorageUnavailable as error:
+            log.debug("published but not marked, will be published again: %s", error)
+            return False
+        return True
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._sweep_s * random.uniform(0.8, 1.2))
+            try:
+                await self._sweep()
+            except StorageUnavailable as error:
+                log.debug("sweep of unpublished notifications skipped: %s", error)
+
+    async def _sweep(self) -> None:
+        while self._fanout.is_up:
+            before = int(self._clock.now_ms()) - _UNPUBLISHED_AFTER_MS
+            rows = await self._outbox.unpublished(before, _BATCH)
+            if not await self._publish(rows) or len(rows) < _BATCH:
+                return

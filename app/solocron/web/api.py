@@ -1,0 +1,145 @@
+"""REST for stores: list, get, put, open, close. A token sees and changes only its own stores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from solocron.clock import Clock
+from solocron.errors import InvalidInput
+from solocron.storage.outbox import Notification
+from solocron.stores.model import Store, is_store_id, parse_store
+from solocron.stores.repository import StoreRepository, UnknownStore
+from solocron.web.auth import Authenticator, Principal
+from solocron.web.guard import bearer, check_origin
+
+_PAGE = 100
+_MAX_PAGE = 1000
+
+
+class StoresApi:
+    """Handlers for `/api/v1/stores`. `publish` is told of notifications after their commit."""
+
+    def __init__(
+        self,
+        repository: StoreRepository,
+        *,
+        authenticator: Authenticator,
+        origins: frozenset[str],
+        publish: Callable[[Sequence[Notification]], None],
+        clock: Clock,
+    ) -> None:
+        self._repository = repository
+        self._authenticator = authenticator
+        self._origins = origins
+        self._publish = publish
+        self._clock = clock
+
+    async def list(self, request: web.Request) -> web.Response:
+        """`?limit=100&after=<id>&open=true`: by id; `next` is the `after` of what follows."""
+        principal = self._reader(request)
+        limit = _whole(request.query.get("limit", str(_PAGE)), "limit", _MAX_PAGE)
+        stores = await self._repository.page(
+            after=_after(request.query.get("after")),
+            limit=limit,
+            is_open=_flag(request.query.get("open")),
+            ids=principal.stores,
+        )
+        following = stores[-1].id if len(stores) == limit else None
+        return web.json_response({"stores": [_body(each) for each in stores], "next": following})
+
+    async def get(self, request: web.Request) -> web.Response:
+        """One store."""
+        store_id = _store_id(request)
+        self._reader(request, store_id)
+        return web.json_response(_body(await self._repository.get(store_id)))
+
+    async def put(self, request: web.Request) -> web.Response:
+        """Create (201) or change (200) a store; whether it is open stays as it is."""
+        store_id = request.match_info["id"]
+        self._writer(request, store_id)
+        fields = await _json(request)
+        if fields.setdefault("id", store_id) != store_id:
+            raise InvalidInput(f"id {str(fields['id'])[:64]!r} is not the {store_id!r} of the path")
+        if "is_open" in fields:
+            raise InvalidInput("is_open is changed by POST .../open and .../close: leave it out")
+        store = parse_store(fields)
+        created = await self._repository.put(store, int(self._clock.now_ms()))
+        saved = await self._repository.get(store_id)
+        return web.json_response(_body(saved), status=201 if created else 200)
+
+    async def open(self, request: web.Request) -> web.Response:
+        """Open a store; its watchers hear of it unless it was open."""
+        return await self._set_open(request, True)
+
+    async def close(self, request: web.Request) -> web.Response:
+        """Close a store; its watchers hear of it unless it was closed."""
+        return await self._set_open(request, False)
+
+    async def _set_open(self, request: web.Request, is_open: bool) -> web.Response:
+        store_id = _store_id(request)
+        self._writer(request, store_id)
+        now = int(self._clock.now_ms())
+        store, notifications = await self._repository.set_open(store_id, is_open, now)
+        self._publish(notifications)
+        return web.json_response(_body(store))
+
+    def _reader(self, request: web.Request, store_id: str | None = None) -> Principal:
+        principal = self._authenticator.authenticate(bearer(request))
+        if not principal.may("stores:write"):
+            principal.require("notifications:read")
+        if store_id is not None:
+            principal.require_store(store_id)
+        return principal
+
+    def _writer(self, request: web.Request, store_id: str) -> None:
+        check_origin(request, self._origins)
+        principal = self._authenticator.authenticate(bearer(request))
+        principal.require("stores:write")
+        principal.require_store(store_id)
+
+
+def _store_id(request: web.Request) -> str:
+    store_id = request.match_info["id"]
+    if not is_store_id(store_id):
+        raise UnknownStore(f"store {store_id[:64]!r}: there is none with that id")
+    return store_id
+
+
+def _body(store: Store) -> dict[str, Any]:
+    return {
+        "id": store.id, "name": store.name, "timezone": store.timezone, "hours": store.hours,
+        "country": store.country, "is_open": store.is_open,
+        "notification_seq": store.notification_seq,
+    }  # fmt: skip
+
+
+async def _json(request: web.Request) -> dict[str, Any]:
+    try:
+        body = json.loads(await request.text())
+    except (ValueError, RecursionError):
+        raise InvalidInput("the body is not JSON in UTF-8: send an object") from None
+    if not isinstance(body, Mapping):
+        raise InvalidInput(f"the body is a {type(body).__name__}: send a JSON object")
+    return dict(body)
+
+
+def _whole(text: str, name: str, most: int) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= most:
+        raise InvalidInput(f"{name} is {text[:40]!r}: give a whole number from 1 to {most}")
+    return int(text)
+
+
+def _after(text: str | None) -> str | None:
+    if text is not None and not is_store_id(text):
+        raise InvalidInput(f"after is {text[:64]!r}: give a store id")
+    return text
+
+
+def _flag(text: str | None) -> bool | None:
+    if text not in (None, "true", "false"):
+        raise InvalidInput(f"open is {text[:40]!r}: give true or false")
+    return None if text is None else text == "true"

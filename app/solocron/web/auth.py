@@ -1,0 +1,189 @@
+"""Who may do what: JSON Web Tokens, denied unless all of it is right.
+
+HS256 with a shared secret, or RS256 and ES256 with the public keys of a JWKS file. The algorithm
+is chosen by the key, never by the token, so `none` and key confusion are refused. Every token has
+an expiry and the audience `solocron`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jwt
+
+from solocron.clock import Clock
+from solocron.errors import ConfigError, SolocronError
+
+AUDIENCE = "solocron"
+SCOPES = ("notifications:read", "stores:write", "jobs:run", "admin")
+MIN_SECRET = 32
+_MAX_TOKEN = 64 * 1024
+_MAX_STORES = 10_000
+_MAX_JWKS = 256 * 1024
+_LEEWAY_S = 5
+
+
+class Unauthenticated(SolocronError):
+    """There is no token, or it is not one of ours. The message says which, never the token."""
+
+
+class Forbidden(SolocronError):
+    """The token is good but does not allow this."""
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who asks. `stores` is None for all of them; `expires_at` is UTC epoch s (None: never)."""
+
+    subject: str
+    stores: frozenset[str] | None
+    scopes: frozenset[str]
+    expires_at: float | None = None
+
+    def may(self, scope: str) -> bool:
+        """Whether the token has the scope; `admin` has every one."""
+        return scope in self.scopes or "admin" in self.scopes
+
+    def sees(self, store_id: str) -> bool:
+        """Whether the token is for this store."""
+        return self.stores is None or store_id in self.stores
+
+    def require(self, scope: str) -> None:
+        """Raise Forbidden unless the token has the scope."""
+        if not self.may(scope):
+            raise Forbidden(f"this needs a token with scope {scope!r}")
+
+    def require_store(self, store_id: str) -> None:
+        """Raise Forbidden unless the token is for this store."""
+        if not self.sees(store_id):
+            raise Forbidden(f"this token is not for store {store_id[:64]!r}")
+
+
+ANYBODY = Principal("anybody", None, frozenset(SCOPES))
+
+
+class Authenticator:
+    """Checks tokens. Without `secret` and `jwks_file` everybody is let in (loopback only).
+
+    Raises ConfigError for a secret under 32 bytes or a JWKS file it cannot use.
+    """
+
+    def __init__(
+        self, *, clock: Clock, secret: str | None = None, jwks_file: Path | None = None
+    ) -> None:
+        if secret is not None and len(secret.encode()) < MIN_SECRET:
+            raise ConfigError(
+                f"SOLOCRON_AUTH_SECRET has {len(secret.encode())} bytes: give at least "
+                f"{MIN_SECRET}, such as from `openssl rand -hex 32`"
+            )
+        self._clock = clock
+        self._secret = secret
+        self._keys = _load_jwks(jwks_file) if jwks_file else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody is let in."""
+        return self._secret is None and self._keys is None
+
+    def authenticate(self, token: str | None) -> Principal:
+        """The principal of a token. Raises Unauthenticated."""
+        if self.is_open:
+            return ANYBODY
+        if not token:
+            raise Unauthenticated("no token: send Authorization: Bearer <token>")
+        if len(token) > _MAX_TOKEN:
+            raise Unauthenticated(f"the token has over {_MAX_TOKEN} characters")
+        try:
+            key, algorithm = self._key_of(token)
+            claims = jwt.decode(
+                token, key, algorithms=[algorithm], audience=AUDIENCE,
+                options={"require": ["exp", "aud"], "verify_exp": False, "verify_nbf": False,
+                         "verify_iat": False},
+            )  # fmt: skip
+        except jwt.PyJWTError as error:
+            raise Unauthenticated(f"the token is refused: {error}") from None
+        return self._principal(claims)
+
+    def _key_of(self, token: str) -> tuple[Any, str]:
+        if self._keys is None:
+            return self._secret, "HS256"
+        key_id = jwt.get_unverified_header(token).get("kid")
+        if not isinstance(key_id, str) or key_id not in self._keys:
+            raise jwt.InvalidKeyError("its kid is not in the JWKS file")
+        key = self._keys[key_id]
+        return key.key, str(key.algorithm_name)
+
+    def _principal(self, claims: Mapping[str, Any]) -> Principal:
+        now = self._clock.now_ms() / 1000
+        expires_at, not_before = claims["exp"], claims.get("nbf", 0)
+        if not _is_number(expires_at) or not _is_number(not_before):
+            raise Unauthenticated("the token is refused: exp and nbf must be numbers")
+        if now > expires_at + _LEEWAY_S:
+            raise Unauthenticated("the token is refused: it has expired")
+        if now < not_before - _LEEWAY_S:
+            raise Unauthenticated("the token is refused: it is not valid yet")
+        return Principal(
+            str(claims.get("sub", ""))[:200], _stores(claims), _scopes(claims), float(expires_at)
+        )
+
+    def seconds_left(self, principal: Principal) -> float | None:
+        """How long the token is still good for, in s (at most 7 days); None: for ever."""
+        if principal.expires_at is None:
+            return None
+        left = principal.expires_at + _LEEWAY_S - self._clock.now_ms() / 1000
+        return max(0.0, min(left, 7 * 24 * 3600.0))
+
+    def issue(
+        self, *, subject: str, stores: list[str] | None, scopes: list[str], lifetime_s: int
+    ) -> str:
+        """A new HS256 token. Raises ConfigError without a secret or with an unknown scope."""
+        if self._secret is None:
+            raise ConfigError("no secret to sign with: set SOLOCRON_AUTH_SECRET")
+        unknown = [each for each in scopes if each not in SCOPES]
+        if unknown:
+            raise ConfigError(f"unknown scope {unknown[0]!r}: use {', '.join(SCOPES)}")
+        now = int(self._clock.now_ms() / 1000)
+        claims = {
+            "sub": subject, "aud": AUDIENCE, "iat": now, "exp": now + lifetime_s,
+            "stores": "*" if stores is None else stores, "scope": " ".join(scopes),
+        }  # fmt: skip
+        return jwt.encode(claims, self._secret, algorithm="HS256")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _stores(claims: Mapping[str, Any]) -> frozenset[str] | None:
+    stores = claims.get("stores", [])
+    if stores == "*":
+        return None
+    if not isinstance(stores, list) or len(stores) > _MAX_STORES:
+        raise Unauthenticated(f"the token's stores must be '*' or a list of up to {_MAX_STORES}")
+    return frozenset(str(each) for each in stores)
+
+
+def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+    scope = claims.get("scope", "")
+    words = scope.split() if isinstance(scope, str) else scope if isinstance(scope, list) else []
+    return frozenset(str(each) for each in words)
+
+
+def _load_jwks(path: Path) -> dict[str, jwt.PyJWK]:
+    remedy = 'give a JSON file {"keys": [...]} of RS256 or ES256 public keys, each with a kid'
+    try:
+        if path.stat().st_size > _MAX_JWKS:
+            raise ConfigError(f"SOLOCRON_AUTH_JWKS {path}: over {_MAX_JWKS} bytes")
+        entries = json.loads(path.read_text())["keys"]
+        keys = {entry["kid"]: jwt.PyJWK(entry) for entry in entries}
+    except (OSError, ValueError, KeyError, TypeError, jwt.PyJWTError) as error:
+        raise ConfigError(
+            f"SOLOCRON_AUTH_JWKS {path}: {type(error).__name__}: {error}; {remedy}"
+        ) from None
+    if not keys or any(key.algorithm_name not in ("RS256", "ES256") for key in keys.values()):
+        raise ConfigError(f"SOLOCRON_AUTH_JWKS {path}: {remedy}")
+    return keys

@@ -1,0 +1,118 @@
+"""Routes, the errors they answer with, and the aiohttp server when solocron has one of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from solocron.errors import ConfigError, InvalidInput, StorageUnavailable
+from solocron.stores.repository import UnknownStore
+from solocron.web.api import StoresApi
+from solocron.web.auth import Authenticator, Forbidden, Unauthenticated
+from solocron.web.guard import check_host
+from solocron.web.socket import Sockets
+
+log = logging.getLogger("solocron.web")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Readiness = Callable[[], Awaitable[tuple[bool, Mapping[str, Any]]]]
+
+MAX_BODY = 64 * 1024
+_BACKLOG = 1024
+
+
+def problem(status: int, title: str, detail: str) -> web.Response:
+    """An error as application/problem+json (RFC 9457)."""
+    body = {"type": "about:blank", "status": status, "title": title, "detail": detail}
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return web.Response(
+        status=status, text=json.dumps(body, ensure_ascii=False), headers=headers,
+        content_type="application/problem+json",
+    )  # fmt: skip
+
+
+def routes(
+    *, authenticator: Authenticator, sockets: Sockets, stores: StoresApi, readiness: Readiness
+) -> list[web.RouteDef]:
+    """Every route, guarded on its own so that it can live in a host's application."""
+
+    async def healthz(request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def readyz(request: web.Request) -> web.Response:
+        ready, parts = await readiness()
+        return web.json_response({"ready": ready, **parts}, status=200 if ready else 503)
+
+    def guarded(handler: Handler) -> Handler:
+        return _guarded(handler, authenticator)
+
+    return [
+        web.get("/healthz", healthz),
+        web.get("/readyz", readyz),
+        web.get("/ws", guarded(sockets.handle)),
+        web.get("/api/v1/stores", guarded(stores.list)),
+        web.get("/api/v1/stores/{id}", guarded(stores.get)),
+        web.put("/api/v1/stores/{id}", guarded(stores.put)),
+        web.post("/api/v1/stores/{id}/open", guarded(stores.open)),
+        web.post("/api/v1/stores/{id}/close", guarded(stores.close)),
+    ]
+
+
+def _guarded(handler: Handler, authenticator: Authenticator) -> Handler:
+    async def guard(request: web.Request) -> web.StreamResponse:
+        try:
+            if authenticator.is_open:
+                check_host(request)
+            return await handler(request)
+        except Unauthenticated as error:
+            return problem(401, "Unauthenticated", str(error))
+        except Forbidden as error:
+            return problem(403, "Forbidden", str(error))
+        except UnknownStore as error:
+            return problem(404, "Not found", str(error))
+        except InvalidInput as error:
+            return problem(422, "Invalid input", str(error))
+        except StorageUnavailable:
+            return problem(503, "Unavailable", "the database is not reachable; try again later")
+        except web.HTTPException:
+            raise
+        except Exception:
+            log.exception("%s %s failed", request.method, request.rel_url.path)
+            return problem(500, "Internal error", "see the server's log")
+
+    return guard
+
+
+class WebServer:
+    """An aiohttp server for `app` on host and port (0: any free one)."""
+
+    def __init__(self, app: web.Application, *, host: str, port: int) -> None:
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=3.0)
+        self._host = host
+        self._port = port
+
+    async def start(self) -> None:
+        """Start the application and listen. Raises ConfigError when the address is not free."""
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._host, self._port, backlog=_BACKLOG).start()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {self._host}:{self._port}: {error.strerror or error}; "
+                "set SOLOCRON_HOST and SOLOCRON_PORT"
+            ) from None
+        log.info("listening on http://%s:%d", self._host, self.port)
+
+    @property
+    def port(self) -> int:
+        """The port listened on; 0 before `start`."""
+        addresses = self._runner.addresses
+        return int(addresses[0][1]) if addresses else 0
+
+    async def stop(self) -> None:
+        """Accept nothing more, drain the application and stop it. Safe to call twice."""
+        await self._runner.cleanup()

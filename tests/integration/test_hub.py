@@ -1,0 +1,346 @@
+"""The hub: each client gets each notification of its stores once and in order, come what may."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, insert, update
+
+from clients import Listener
+from conftest import RedisServer
+from solocron.clock import SystemClock
+from solocron.notifications.client import Client
+from solocron.notifications.event import cloud_event
+from solocron.notifications.fanout import Fanout
+from solocron.notifications.hub import Hub
+from solocron.notifications.relay import Relay
+from solocron.storage import outbox as rows
+from solocron.storage.engine import Database
+from solocron.storage.outbox import Notification, Outbox
+from solocron.storage.tables import notifications, stores
+
+
+class Wire(asyncio.Transport):
+    """Where a client's bytes go: `stalled` bytes are never taken by the peer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.stalled = False
+
+    def write(self, data: Any) -> None:
+        self.writes.append(bytes(data))
+
+    def get_write_buffer_size(self) -> int:
+        return sum(map(len, self.writes)) if self.stalled else 0
+
+    def is_closing(self) -> bool:
+        return False
+
+
+class Peer:
+    """A client of a hub, and what its other end heard."""
+
+    def __init__(self, max_pending: int = 4_000_000) -> None:
+        self.wire = Wire()
+        self.slow = asyncio.Event()
+        self.client = Client(self.wire, on_slow=self.slow.set, max_pending=max_pending)
+
+    @property
+    def heard(self) -> Listener:
+        listener = Listener()
+        data = b"".join(self.wire.writes)
+        while data:
+            assert data[0] == 0x81  # a whole text frame, unmasked
+            size, start = data[1], 2
+            if size >= 126:
+                start = 4 if size == 126 else 10
+                size = int.from_bytes(data[2:start], "big")
+            listener.hear(data[start : start + size].decode())
+            data = data[start + size :]
+        return listener
+
+    async def has(self, store: str, seqs: list[int]) -> None:
+        """Wait until just these were heard of the store."""
+        async with asyncio.timeout(10):
+            while self.heard.seqs[store] != seqs:
+                await asyncio.sleep(0.005)
+
+
+class Server:
+    """The notification side of one server."""
+
+    def __init__(self, database: Database, redis_url: str) -> None:
+        self.outbox = Outbox(database)
+        self.fanout = Fanout(redis_url, environment="", deadline_s=0.5)
+        self.hub = Hub(self.outbox, self.fanout, poll_s=0.1)
+        self.relay = Relay(self.outbox, self.fanout, self.hub, SystemClock(), sweep_s=0.2)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Server]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self.fanout.run(self.hub.deliver, self.hub.resync)),
+                group.create_task(self.hub.run()),
+                group.create_task(self.relay.run()),
+            ]
+            yield self
+            for task in tasks:
+                task.cancel()
+
+    async def up(self, state: bool = True) -> None:
+        async with asyncio.timeout(15):
+            while self.fanout.is_up is not state:
+                await asyncio.sleep(0.01)
+
+
+Commit = Callable[..., Awaitable[list[Notification]]]
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url)
+    await database.migrate()
+    async with database.begin() as connection:
+        for name in ("a", "b"):
+            await connection.execute(
+                insert(stores).values(
+                    id=name, name=name, timezone="UTC", hours="24/7", updated_at=0
+                )
+            )
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def commit(database: Database) -> Commit:
+    """Commit the next `count` notifications of a store, made `age_ms` ago."""
+
+    async def commit(store: str, count: int = 1, age_ms: int = 0) -> list[Notification]:
+        now = int(SystemClock().now_ms()) - age_ms
+        async with database.begin() as connection:
+            change = update(stores).where(stores.c.id == store).values(
+                notification_seq=stores.c.notification_seq + count
+            ).returning(stores.c.notification_seq)  # fmt: skip
+            head = (await connection.execute(change)).scalar_one()
+            fresh = [
+                Notification(store, seq, "store.closed", {"name": store}, now)
+                for seq in range(head - count + 1, head + 1)
+            ]
+            await rows.append(connection, fresh)
+        return fresh
+
+    return commit
+
+
+@pytest.fixture
+async def one(database: Database, redis_server: RedisServer) -> AsyncIterator[Server]:
+    async with Server(database, redis_server.url).running() as server:
+        await server.up()
+        yield server
+
+
+@pytest.fixture
+async def other(database: Database, redis_server: RedisServer) -> AsyncIterator[Server]:
+    async with Server(database, redis_server.url).running() as server:
+        await server.up()
+        yield server
+
+
+async def test_a_notification_reaches_the_watchers_of_its_store_on_every_server(
+    one: Server, other: Server, commit: Commit
+) -> None:
+    here, there, elsewhere = Peer(), Peer(), Peer()
+    await one.hub.subscribe(here.client, {"a": None})
+    await other.hub.subscribe(there.client, {"a": None, "b": None})
+    await other.hub.subscribe(elsewhere.client, {"b": None})
+    one.relay.publish(await commit("a", 3))
+    await here.has("a", [1, 2, 3])
+    await there.has("a", [1, 2, 3])
+    assert not elsewhere.heard.events
+
+
+async def test_repeats_are_dropped_and_a_gap_is_filled_from_the_table(
+    one: Server, commit: Commit
+) -> None:
+    peer = Peer()
+    await one.hub.subscribe(peer.client, {"a": None})
+    fresh = await commit("a", 5)
+    for index in (0, 0, 3, 1, 0, 4, 4):  # repeated, reordered, and the third one lost
+        one.hub.deliver("a", fresh[index].seq, cloud_event(fresh[index]))
+    await peer.has("a", [1, 2, 3, 4, 5])
+
+
+async def test_a_resume_gets_what_it_missed_then_what_is_new(one: Server, commit: Commit) -> None:
+    await commit("a", 4)
+    peer = Peer()
+    await one.hub.subscribe(peer.client, {"a": 2, "b": 0})
+    await peer.has("a", [3, 4])
+    assert peer.heard.answers == [
+        {"type": "subscribed", "stores": {"a": {"seq": 4, "recovered": True},
+                                          "b": {"seq": 0, "recovered": True}}}
+    ]  # fmt: skip
+    one.relay.publish(await commit("a"))
+    await peer.has("a", [3, 4, 5])
+
+
+async def test_only_new_ones_means_only_new_ones(one: Server, commit: Commit) -> None:
+    await commit("a", 4)
+    peer = Peer()
+    await one.hub.subscribe(peer.client, {"a": None})
+    one.relay.publish(await commit("a"))
+    await peer.has("a", [5])
+
+
+@pytest.mark.parametrize(("last", "then"), [(1, [3, 4]), (9, []), (2, [3, 4])])
+async def test_a_resume_beyond_the_history_says_so(
+    one: Server, commit: Commit, database: Database, last: int, then: list[int]
+) -> None:
+    await commit("a", 4)
+    async with database.begin() as connection:
+        await connection.execute(delete(notifications).where(notifications.c.seq <= 2))
+    peer = Peer()
+    await one.hub.subscribe(peer.client, {"a": last})
+    await asyncio.sleep(0)  # the turn in which the answer is written
+    await peer.has("a", then)
+    assert peer.heard.answers[0]["stores"]["a"] == {"seq": 4, "recovered": last == 2}
+
+
+async def test_a_store_that_does_not_exist_is_named_and_not_kept(one: Server) -> None:
+    peer = Peer()
+    assert await one.hub.subscribe(peer.client, {"a": None, "nowhere": None}) == ["nowhere"]
+    assert one.hub.watched_by(peer.client) == 1
+    await one.hub.remove(peer.client)
+    assert one.hub.clients == 0
+    assert not one.hub._topics and not one.fanout._watched
+
+
+async def test_while_redis_is_down_other_servers_find_notifications_in_the_table(
+    own_redis: RedisServer, database: Database, commit: Commit
+) -> None:
+    async with (
+        Server(database, own_redis.url).running() as one,
+        Server(database, own_redis.url).running() as other,
+    ):
+        await asyncio.gather(one.up(), other.up())
+        near, far = Peer(), Peer()
+        await one.hub.subscribe(near.client, {"a": None})
+        await other.hub.subscribe(far.client, {"a": None})
+        own_redis.stop()
+        await asyncio.gather(one.up(False), other.up(False))
+        one.relay.publish(await commit("a", 2))
+        await near.has("a", [1, 2])
+        await far.has("a", [1, 2])
+        late = Peer()  # one that comes while Redis is down
+        await other.hub.subscribe(late.client, {"a": 1})
+        own_redis.start()
+        await asyncio.gather(one.up(), other.up())
+        one.relay.publish(await commit("a"))
+        for peer, seqs in ((near, [1, 2, 3]), (far, [1, 2, 3]), (late, [2, 3])):
+            await peer.has("a", seqs)
+
+
+async def test_what_was_sent_while_the_subscriber_was_cut_off_is_looked_up(
+    one: Server, other: Server, commit: Commit, redis_server: RedisServer
+) -> None:
+    peer = Peer()
+    await other.hub.subscribe(peer.client, {"a": None})
+    redis_server.cli("client", "kill", "type", "pubsub")
+    one.relay.publish(await commit("a", 2))
+    await peer.has("a", [1, 2])
+
+
+async def test_what_a_crash_left_unpublished_is_swept_up(one: Server, commit: Commit) -> None:
+    peer = Peer()
+    await one.hub.subscribe(peer.client, {"a": None})
+    await commit("a", 2, age_ms=10_000)  # committed, and its server died before it published
+    await peer.has("a", [1, 2])
+    async with asyncio.timeout(10):
+        while await one.outbox.unpublished(2**62, 10):
+            await asyncio.sleep(0.01)
+
+
+async def test_nothing_counts_as_published_unless_redis_took_it(
+    database: Database, own_redis: RedisServer, commit: Commit
+) -> None:
+    own_redis.stop()
+    server = Server(database, own_redis.url)
+    server.relay.publish(await commit("a", 2))
+    await server.relay.flush()
+    assert len(await server.outbox.unpublished(2**62, 10)) == 2
+    own_redis.start()
+    server.relay.publish(await server.outbox.unpublished(2**62, 10))
+    await server.relay.flush()
+    assert await server.outbox.unpublished(2**62, 10) == []
+    await server.fanout.close()
+
+
+async def test_a_message_the_table_does_not_have_is_dropped_and_harms_nothing(
+    one: Server, commit: Commit, redis_server: RedisServer
+) -> None:
+    peer = Peer()
+    await one.hub.subscribe(peer.client, {"a": None})
+    redis_server.cli("publish", "solocron:notifications:a", "7 {}")
+    redis_server.cli("publish", "solocron:notifications:a", "not a message")
+    redis_server.cli("publish", "solocron:notifications:a", "8" * 40 + " {}")
+    fresh = await commit("a", 2)
+    one.relay.publish(fresh)
+    await peer.has("a", [1, 2])
+    async with asyncio.timeout(5):
+        while one.hub._topics["a"].held or one.hub._behind:
+            await asyncio.sleep(0.01)
+    assert peer.heard.seqs["a"] == [1, 2]
+
+
+async def test_a_burst_is_one_write_per_client(one: Server, commit: Commit) -> None:
+    peers = [Peer() for _ in range(3)]
+    for peer in peers:
+        await one.hub.subscribe(peer.client, {"a": None})
+        await asyncio.sleep(0)
+        peer.wire.writes.clear()
+    for each in await commit("a", 50):
+        one.hub.deliver("a", each.seq, cloud_event(each))
+    await asyncio.sleep(0)
+    assert [len(peer.wire.writes) for peer in peers] == [1, 1, 1]
+    assert all(peer.heard.seqs["a"] == list(range(1, 51)) for peer in peers)
+
+
+async def test_a_slow_client_is_cut_and_stalls_no_other(one: Server, commit: Commit) -> None:
+    slow, quick = Peer(max_pending=5_000), Peer()
+    slow.wire.stalled = True
+    for peer in (slow, quick):
+        await one.hub.subscribe(peer.client, {"a": None})
+    one.relay.publish(await commit("a", 100))
+    await quick.has("a", list(range(1, 101)))
+    async with asyncio.timeout(5):
+        await slow.slow.wait()
+    assert slow.wire.get_write_buffer_size() <= 6_000
+    again = Peer()  # it comes back, and resumes
+    await one.hub.subscribe(again.client, {"a": (slow.heard.last or {"a": 0})["a"]})
+    await again.has("a", list(range(slow.heard.last.get("a", 0) + 1, 101)))
+
+
+async def test_no_notification_is_lost_between_subscribing_and_reading_the_table(
+    one: Server, other: Server, commit: Commit
+) -> None:
+    """Clients join while notifications are being committed: each sees a suffix without a gap."""
+    peers: list[Peer] = []
+
+    async def join() -> None:
+        for _ in range(30):
+            peer = Peer()
+            await other.hub.subscribe(peer.client, {"a": None})
+            peers.append(peer)
+
+    async def write() -> None:
+        for _ in range(60):
+            one.relay.publish(await commit("a"))
+
+    await asyncio.gather(join(), write())
+    for peer in peers:
+        start = peer.heard.answers[0]["stores"]["a"]["seq"]
+        await peer.has("a", list(range(start + 1, 61)))
