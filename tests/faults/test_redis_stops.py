@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 
 from conftest import RedisServer
-from workers import Worker, effects, prepare, until, wall_ms
+from workers import Worker, effects, prepare, until
 
 
 async def test_ticks_run_once_while_redis_is_down_and_locks_return(
     own_redis: RedisServer, postgres_url: str
 ) -> None:
     database = await prepare(postgres_url)
-    now = wall_ms()
     workers = await asyncio.gather(
         *(
             Worker.start(
-                redis=own_redis.url, database=postgres_url, name=f"w{n}", anchor_ms=now,
-                start_ms=now, sweep_s=0.5, deadline_s=0.3,
+                redis=own_redis.url, database=postgres_url, sweep=0.5, redis_deadline=0.3,
+                job={"name": f"w{n}"},
             )
             for n in range(3)
         )

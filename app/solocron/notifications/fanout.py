@@ -78,6 +78,15 @@ class Fanout:
             return False
         return True
 
+    async def take_turn(self, period_ms: int) -> bool:
+        """Whether this server is the first to ask within the period; False without Redis."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                key = self._prefix + "*turn"  # no store has such an id
+                return bool(await self._publisher.set(key, "1", px=period_ms, nx=True))
+        except (RedisError, OSError, TimeoutError):
+            return False
+
     # -- subscribing -----------------------------------------------------------------------
 
     async def watch(self, store_ids: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """The relay: committed notifications go to the clients of this server and, by Redis, of all others.
 
 A row counts as published only when Redis took it. What a crash or an outage left unpublished is
-swept up by any server; a message published twice is a repeat, which every hub discards.
+swept up by one of the servers at a time; a message published twice is a repeat, which every hub discards.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Relay:
                 log.debug("sweep of unpublished notifications skipped: %s", error)
 
     async def _sweep(self) -> None:
-        while self._fanout.is_up:
+        mine = await self._fanout.take_turn(int(self._sweep_s * 1000))
+        while mine and self._fanout.is_up:
             before = int(self._clock.now_ms()) - _UNPUBLISHED_AFTER_MS
             rows = await self._outbox.unpublished(before, _BATCH)
             if not await self._publish(rows) or len(rows) < _BATCH:

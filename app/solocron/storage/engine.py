@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -184,6 +185,7 @@ def _postgres(url: URL, idle_ms: int) -> AsyncEngine:
     settings = {
         "idle_in_transaction_session_timeout": str(idle_ms),
         "lock_timeout": str(_LOCK_TIMEOUT_MS),
+        "application_name": f"solocron {os.getpid()}",  # as pg_stat_activity and logs show it
     }
     try:
         return create_async_engine(
