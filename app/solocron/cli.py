@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import signal
 import sys
 from collections.abc import Coroutine
 from dataclasses import asdict
@@ -34,11 +32,10 @@ from solocron.errors import (
     StorageUnavailable,
 )
 from solocron.service import Solocron
+from solocron.serving import serve_until_signalled
 from solocron.settings import load
 from solocron.stores.importing import ImportReport, import_stores
 from solocron.web.auth import SCOPES
-
-log = logging.getLogger("solocron")
 
 _T = TypeVar("_T")
 
@@ -114,27 +111,8 @@ def serve() -> None:
     On the first signal no new tick begins, running jobs finish within SOLOCRON_GRACE seconds or
     are handed over, and sockets are closed with 1001. A second signal stops at once.
     """
-    cron = _service()
-
-    async def work() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        assert task is not None
-
-        def on_signal(number: signal.Signals) -> None:
-            if stop.is_set():
-                task.cancel()
-            log.info("%s: stopping", number.name)
-            stop.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal, number)
-        async with cron.serving():
-            await cron.run_until(stop)
-
     try:
-        _run(work())
+        _run(serve_until_signalled(_service()))
     except asyncio.CancelledError:
         sys.exit(130)
 

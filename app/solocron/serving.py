@@ -1,0 +1,43 @@
+"""Serving until told to stop: what `solocron serve` and the demo's workers do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+
+from solocron.service import Solocron
+from solocron.web.server import WebServer
+
+log = logging.getLogger("solocron")
+
+
+async def serve_until_signalled(
+    cron: Solocron,
+    *,
+    stop: asyncio.Event | None = None,
+    started: Callable[[WebServer], None] | None = None,
+) -> None:
+    """Run the jobs and the web server until SIGTERM, SIGINT or `stop`.
+
+    `started` is told the server once it listens and the jobs are armed. A second signal cancels
+    the calling task. Raises ConfigError, and what broke the service.
+    """
+    stopping = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+
+    def on_signal(number: signal.Signals) -> None:
+        if stopping.is_set():
+            task.cancel()
+        log.info("%s: stopping", number.name)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    async with cron.serving() as server:
+        if started is not None:
+            started(server)
+        await cron.run_until(stopping)
