@@ -235,6 +235,30 @@ async def test_a_finish_whose_reply_was_lost_is_a_success_and_no_lost_run(
         await database.close()
 
 
+async def test_a_body_that_is_done_is_not_run_again_because_both_stores_blipped(
+    own_redis: RedisServer, postgres_url: str
+) -> None:
+    async with Proxy.to_postgres(postgres_url) as proxy:
+        database = Database(proxy.postgres_url(postgres_url))
+        await database.migrate()
+
+        async def body(run: Run) -> None:
+            own_redis.cli("flushall")
+            await proxy.down()
+            asyncio.get_running_loop().call_later(1.0, lambda: back.append(proxy.up()))
+
+        back: list[Any] = []
+        async with LockManager(own_redis.url, clock=SystemClock(), lease_ms=300) as locks:
+            one = runner(locks, RunLedger(database), lease_ms=600)
+            running = asyncio.create_task(one.run_tick(job(body), latest()))
+            while not back:
+                await asyncio.sleep(0.01)
+            await back[0]
+            outcome = await running
+        assert (outcome.state, outcome.attempt) == ("succeeded", 1)
+        await database.close()
+
+
 async def test_a_run_is_handed_over_for_good_not_to_its_own_heartbeat(
     redis_server: RedisServer, ledger: RunLedger
 ) -> None:

@@ -45,10 +45,13 @@ class Ran:
 
     def __init__(self, body_s: float = 0.0) -> None:
         self.ticks: list[int] = []
+        self.attempts: set[tuple[int, int]] = set()
         self._body_s = body_s
 
     async def __call__(self, run: Run) -> None:
         self.ticks.append(run.tick)
+        assert (run.tick, run.attempt) not in self.attempts
+        self.attempts.add((run.tick, run.attempt))
         await asyncio.sleep(self._body_s)
 
 

@@ -141,6 +141,7 @@ class Runner:
             if origin != "schedule":
                 return await self._run_one(job, tick, lease, origin, fallback), newest
             for each in await self._due(job, tick, settled, fallback):
+                lease.ensure()
                 outcome = await self._run_one(job, each, lease, origin, fallback)
                 if not _settled(outcome):
                     if outcome.reason == "held" and each < tick:
@@ -148,6 +149,8 @@ class Runner:
                     break
                 newest = each
             return outcome, newest
+        except LeaseLost as lost:
+            return Outcome("lost", str(lost)), newest
         except StorageUnavailable as error:
             return Outcome("skipped", "database-down", detail=str(error)), newest
 
@@ -175,8 +178,12 @@ class Runner:
             ledger=self._ledger, lease=lease, fallback=fallback,
         )  # fmt: skip
         try:
-            async with self._heartbeats(run), lease.guard():
-                return await self._attempts(job, run)
+            async with self._heartbeats(run):
+                async with lease.guard():
+                    counts, error, duration_ms = await self._attempts(job, run)
+                # The attempt number guards this write: a body that is done is not run again only
+                # because Redis forgot its lock while the database was away.
+                return await self._finish(job, run, counts, error, duration_ms)
         except LeaseLost as lost:
             run.log.error("The %s cron stopped: %s", job.title, lost)
             await asyncio.shield(self._hand_over(run))
@@ -188,8 +195,9 @@ class Runner:
             await asyncio.shield(self._hand_over(run))
             raise
 
-    async def _attempts(self, job: Job, run: Run) -> Outcome:
-        """Run the body until it succeeds or its attempts are used up, and write how it ended."""
+    async def _attempts(self, job: Job, run: Run) -> tuple[Mapping[str, int], str | None, int]:
+        """Run the body until it succeeds or its attempts are used up: its counts, its error and
+        the duration in ms."""
         started = self._clock.monotonic()
         while True:
             counts, error = await self._body(job, run)
@@ -197,8 +205,7 @@ class Runner:
                 break
             await asyncio.sleep(job.backoff_ms * 2 ** (run.attempt - 1) / 1000)
             await self._next_attempt(run)
-        duration = int((self._clock.monotonic() - started) * 1000)
-        return await self._finish(job, run, counts, error, duration)
+        return counts, error, int((self._clock.monotonic() - started) * 1000)
 
     async def _body(self, job: Job, run: Run) -> tuple[Mapping[str, int], str | None]:
         """Its counts and its error. A body that ends without its lease, however, raises LeaseLost:
