@@ -1,7 +1,8 @@
 """The relay: committed notifications go to the clients of this server and, by Redis, of all others.
 
 A row counts as published only when Redis took it. What a crash or an outage left unpublished is
-swept up by one of the servers at a time; a message published twice is a repeat, which every hub discards.
+swept up by one of the servers at a time; a message published twice is a repeat, which every hub
+discards.
 """
 
 from __future__ import annotations
