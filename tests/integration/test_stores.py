@@ -14,7 +14,6 @@ from solocron.clock import SystemClock
 from solocron.errors import InvalidInput
 from solocron.storage.engine import Database
 from solocron.storage.tables import notifications
-from solocron.stores import importing
 from solocron.stores.hours import HoursKey
 from solocron.stores.importing import ImportReport, import_stores
 from solocron.stores.model import Store
@@ -193,4 +192,3 @@ async def test_a_file_that_changes_between_the_passes_is_noticed(
 
     with pytest.raises(InvalidInput, match="changed meanwhile"):
         await import_stores(database, path, clock=CLOCK, advance=spoil)
-    assert importing.MAX_BAD_KEPT == 1000
