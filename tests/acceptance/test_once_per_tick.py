@@ -81,4 +81,5 @@ async def test_500_ticks_on_8_skewed_workers_run_500_times(
     assert sum(runs.values()) == len(ticks)
     at_start = 1  # the newest tick of each job, for the first sweep
     for pid, count in runs.items():
-        assert queries[pid] - at_start <= 3 * count  # begin, fence and finish
+        # A winner's: begin, what a crashed owner left, fence, finish. A loser's: none.
+        assert queries[pid] - at_start <= 4 * count
