@@ -328,6 +328,6 @@ def demo(
     ] = False,
 ) -> None:
     """Three workers, a real Redis, a few hundred stores and a fast clock, until Ctrl-C."""
-    from solocron.demo import show
+    from solocron.demo.show import show
 
     raise typer.Exit(_run(show(once=once)))

@@ -18,8 +18,8 @@ from urllib.request import Request, urlopen
 import pytest
 
 from conftest import redis_binary
-from solocron.demo_processes import redis_binary as demo_redis_binary
-from solocron.demo_verdict import Due, Facts, Record, Start, verdict
+from solocron.demo.processes import redis_binary as demo_redis_binary
+from solocron.demo.verdict import Due, Facts, Record, Start, verdict
 from solocron.errors import ConfigError
 
 MIDNIGHT = Due("store-auto-close", 1_768_435_200_000)
@@ -218,7 +218,7 @@ def test_without_a_redis_server_the_remedy_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("solocron.demo_processes.find_spec", lambda name: None)
+    monkeypatch.setattr("solocron.demo.processes.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"apt-get install redis-server.*solocron\[demo\]"):
         demo_redis_binary()
 

@@ -137,7 +137,7 @@ async def test_a_file_is_imported_and_imported_again(
 ) -> None:
     path, done = csv_file(tmp_path, 1234), list[tuple[int, int | None]]()
     report = await import_stores(
-        database, path, clock=CLOCK, advance=lambda *progress: done.append(progress)
+        database, path, clock=CLOCK, advance=lambda rows, total: done.append((rows, total))
     )
     assert report == ImportReport(1234, 1234, (), 0)
     assert done == [(n, total) for total in (None, 1234) for n in (500, 500, 234)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, event, text
@@ -210,9 +211,13 @@ def _sqlite(url: URL) -> AsyncEngine:
         # read transaction that later wants to write fails without waiting.
         connection.isolation_level = None
         cursor = connection.cursor()
+        # Workers that meet on a new file may block each other here; WAL stays in the file, so it
+        # is enough that one of them, or a later connection, sets it.
+        cursor.execute("PRAGMA busy_timeout=100")
+        with suppress(sqlite3.OperationalError):
+            cursor.execute("PRAGMA journal_mode=WAL")
         for pragma in (
-            f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "foreign_keys=ON",
-            "synchronous=NORMAL",
+            f"busy_timeout={BUSY_TIMEOUT_MS}", "foreign_keys=ON", "synchronous=NORMAL",
         ):  # fmt: skip
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()

@@ -131,7 +131,7 @@ class Worker:
     ) -> Worker:
         """Start the process; `environment` holds its settings."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "solocron.demo_worker", env=environment, limit=_MAX_LINE,
+            sys.executable, "-P", "-m", "solocron.demo.worker", env=environment, limit=_MAX_LINE,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE, start_new_session=True,
         )  # fmt: skip

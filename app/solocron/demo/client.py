@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from solocron.demo_processes import Worker
+from solocron.demo.processes import Worker
 
 _HEARTBEAT_S = 5.0
 _PAUSE_S = 0.1

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from solocron.demo_processes import Worker
-from solocron.demo_verdict import Due, Start, Verdict
+from solocron.demo.processes import Worker
+from solocron.demo.verdict import Due, Start, Verdict
 
 _SKIPS_WITHIN_S = 0.5
 _QUIET_S = 0.25

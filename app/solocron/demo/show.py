@@ -3,7 +3,7 @@
 Everything is real and lives in one temporary folder: a redis-server, an SQLite database, three
 worker processes with the built-in jobs, and a WebSocket client. Only the workers' wall clock runs
 faster, so that half an hour passes in 2.4 s; leases stay in real time. At the end the ledger, the
-logs and the client's frames are compared (`demo_verdict`).
+logs and the client's frames are compared (`demo.verdict`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from sqlalchemy import select
 
 from solocron.clock import ScaledClock
 from solocron.cron.ticks import Calendar
-from solocron.demo_client import Watcher
-from solocron.demo_processes import GRACE_S, Redis, Worker
-from solocron.demo_report import WORKERS, Board, print_intro, print_verdict, print_workers
-from solocron.demo_stores import city_of, demo_stores
-from solocron.demo_verdict import Due, Facts, Record, verdict
+from solocron.demo.client import Watcher
+from solocron.demo.processes import GRACE_S, Redis, Worker
+from solocron.demo.report import WORKERS, Board, print_intro, print_verdict, print_workers
+from solocron.demo.stores import city_of, demo_stores
+from solocron.demo.verdict import Due, Facts, Record, verdict
 from solocron.storage.engine import Database
 from solocron.storage.outbox import Outbox
 from solocron.storage.tables import job_runs
