@@ -69,7 +69,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
     """Wire the parts. Opens nothing; raises ConfigError for a setting that cannot work."""
     owner = f"{socket.gethostname()}:{os.getpid()}"
     lease_ms = int(settings.lease * 1000)
-    database = Database(settings.database_url.get_secret_value())
+    database = Database(settings.database_url.get_secret_value(), idle_ms=lease_ms)
     locks = LockManager(
         settings.redis, clock=clock, lease_ms=lease_ms, deadline_s=settings.redis_deadline
     )

@@ -1,0 +1,50 @@
+"""Stores for the tests: some to be closed, and what became of them in the tables."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, insert, select
+
+from solocron.storage.engine import Database
+from solocron.storage.tables import job_runs, notifications, stores
+
+CLOSED_NOW = "Mo-Su 00:00-24:00 off"
+
+
+async def open_shops(database: Database, count: int) -> list[str]:
+    """Add `count` open stores whose hours say closed; their ids."""
+    ids = [f"shop-{number:05d}" for number in range(count)]
+    async with database.begin() as connection:
+        await connection.execute(
+            insert(stores),
+            [
+                {"id": each, "name": each, "timezone": "UTC", "hours": CLOSED_NOW,
+                 "is_open": True, "updated_at": 0}
+                for each in ids
+            ],
+        )  # fmt: skip
+    return ids
+
+
+async def still_open(database: Database) -> int:
+    """How many stores are open."""
+    async with database.connect() as connection:
+        query = select(func.count()).select_from(stores).where(stores.c.is_open)
+        return int((await connection.execute(query)).scalar_one())
+
+
+async def closings(database: Database) -> list[tuple[str, int]]:
+    """(store, seq) of every notification in the table."""
+    async with database.connect() as connection:
+        query = select(notifications.c.store_id, notifications.c.seq).order_by(
+            notifications.c.store_id, notifications.c.seq
+        )
+        return [(row.store_id, row.seq) for row in await connection.execute(query)]
+
+
+async def runs(database: Database, job: str) -> list[tuple[int, int, str]]:
+    """(tick, attempt, state) of the job's runs, oldest first."""
+    async with database.connect() as connection:
+        query = select(job_runs.c.tick, job_runs.c.attempt, job_runs.c.state).where(
+            job_runs.c.job == job
+        ).order_by(job_runs.c.tick)  # fmt: skip
+        return [(row.tick, row.attempt, row.state) for row in await connection.execute(query)]
