@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from solocron.clock import Clock
+from solocron.cron.alarm import ALARM_AFTER, LockAlarm
 from solocron.cron.job import Job
 from solocron.cron.run import Run
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
@@ -69,6 +70,7 @@ class Runner:
         self._clock = clock
         self._owner = owner
         self._lease_ms = lease_ms
+        self.alarm = LockAlarm()
 
     async def run_tick(self, job: Job, tick: int, *, origin: str = "schedule") -> Outcome:
         """Run the tick here unless another server does or did. Raises nothing but cancellation."""
@@ -84,19 +86,34 @@ class Runner:
                 job.lock_key, wanted, job.ttl_ms, lease_ms=self._lease_ms
             )
         except LockUnavailable as error:
+            self._note(job, failed=str(error))
             if job.on_redis_down == "skip":
                 return Outcome("skipped", "redis-down", detail=str(error))
             return await self._run_without_redis(job, tick, origin)
         match claim:
             case Held():
                 reason = "held" if claim.tick is None or claim.tick >= tick else "overlap"
+                self._note(job, failed=claim.owner if reason == "overlap" else "")
                 return Outcome("skipped", reason, detail=claim.owner)
             case Done():
+                self._note(job)
                 return Outcome("skipped", "done")
             case Paused():
                 return Outcome("skipped", "paused")
             case Granted():
+                self._note(job)
                 return await self._run_granted(job, tick, claim, origin)
+
+    def _note(self, job: Job, *, failed: str = "") -> None:
+        """Say it when the lock could not be had again and again, and when it can again."""
+        change, fields = self.alarm.note(job.name, failed=bool(failed)), {"job": job.name}
+        if change == "raised":
+            log.error(
+                "ALARM: the %s cron failed to get its lock %d times in a row: %s", job.title,
+                ALARM_AFTER, failed, extra=fields,
+            )  # fmt: skip
+        elif change == "resolved":
+            log.warning("RESOLVED: the %s cron gets its lock again", job.title, extra=fields)
 
     async def _run_granted(self, job: Job, tick: int, granted: Granted, origin: str) -> Outcome:
         """Run what is due, then settle it and free the lock in one script."""

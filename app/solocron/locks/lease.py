@@ -24,6 +24,7 @@ class Lease:
         self.token = token
         self.ttl_ms = ttl_ms
         self.lease_ms = lease_ms
+        self.since_s = sent_at_s
         self.lost = asyncio.Event()
         self.reason = ""
         self._clock = clock

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from redis.exceptions import NoScriptError
 
-from solocron.clock import Clock
+from solocron.clock import Clock, SystemClock
 from solocron.errors import LockNotAcquired, LockReadOnly, LockUnavailable
 from solocron.locks import scripts
 from solocron.locks.keys import check_key, check_ttl, companions
@@ -23,6 +23,7 @@ from solocron.locks.lease import Lease
 from solocron.locks.link import RedisLink
 from solocron.locks.owned import Owned
 from solocron.locks.results import Claim, Granted, Held, Survey, read_refusal, read_survey
+from solocron.locks.statistics import LockStatistics
 
 log = logging.getLogger("solocron.locks")
 
@@ -49,19 +50,21 @@ class LockManager:
     """Locks over one Redis connection. Use as an async context manager: it renews and closes.
 
     `lease_ms` is the trust window: an owner silent for so long is taken over. `keep_ms` is how
-    long Redis remembers the newest settled tick.
+    long Redis remembers the newest settled tick. `statistics` counts what became of each lock.
     """
 
     def __init__(
         self,
         url: str,
         *,
-        clock: Clock,
+        clock: Clock | None = None,
         lease_ms: int = 30_000,
         deadline_s: float = 1.0,
         keep_ms: int = 2 * 24 * 3600 * 1000,
     ) -> None:
+        clock = clock or SystemClock()
         self.link = RedisLink(url, clock=clock, deadline_s=deadline_s, scripts=scripts.ALL)
+        self.statistics = LockStatistics()
         self._clock = clock
         self._lease_ms = check_ttl(lease_ms, "lease_ms")
         self._keep_ms = check_ttl(keep_ms, "keep_ms")
@@ -165,7 +168,7 @@ class LockManager:
         False when it was no longer ours or the reply is unknown; never raises for Redis.
         Completes even if the caller is cancelled.
         """
-        self._leases.pop(lease.token, None)
+        self._forget(lease)
         lease.close()
         return await asyncio.shield(self._own(self._release(lease, settle, covers)))
 
@@ -185,19 +188,25 @@ class LockManager:
                 (key, beside.alive, beside.settled, beside.paused),
                 (token, ttl, lease, tick),
             )
-        except LockReadOnly:
-            raise  # refused, so not granted
+        except LockReadOnly:  # refused, so not granted
+            self.statistics.of(key).unavailable += 1
+            raise
         except (asyncio.CancelledError, LockUnavailable) as error:
             # Whether it was granted is unknown: give back what may be ours.
             checks = _LATE_CHECKS if isinstance(error, LockUnavailable) else 0
             self._give_back(token, _Stray(key, sent_at + lease / 1000, checks))
+            self.statistics.of(key).unavailable += isinstance(error, LockUnavailable)
             raise
-        if answer[0] != b"granted":
-            return read_refusal(answer)
-        granted = Lease(
-            key, token, ttl_ms=ttl, lease_ms=lease, sent_at_s=sent_at, clock=self._clock
-        )
-        return Granted(granted, answer[1].decode(errors="replace"), int(answer[2]))
+        claim: Claim
+        if answer[0] == b"granted":
+            granted = Lease(
+                key, token, ttl_ms=ttl, lease_ms=lease, sent_at_s=sent_at, clock=self._clock
+            )
+            claim = Granted(granted, answer[1].decode(errors="replace"), int(answer[2]))
+        else:
+            claim = read_refusal(answer)
+        self.statistics.claimed(key, claim)
+        return claim
 
     def _give_back(self, token: str, stray: _Stray) -> None:
         self._strays[token] = stray
@@ -246,11 +255,17 @@ class LockManager:
         self._leases[lease.token] = lease
         self._changed.set()
 
+    def _forget(self, lease: Lease) -> None:
+        if self._leases.pop(lease.token, None) is not None:
+            counts = self.statistics.of(lease.key)
+            counts.hold_ms += (self._clock.monotonic() - lease.since_s) * 1000
+            counts.lost += lease.lost.is_set()
+
     async def _renew_forever(self) -> None:
         while True:
             self._changed.clear()
             for lease in [each for each in self._leases.values() if each.lost.is_set()]:
-                self._leases.pop(lease.token, None)
+                self._forget(lease)
             if not self._leases:
                 await self._changed.wait()
                 continue
@@ -286,6 +301,7 @@ class LockManager:
                 continue  # released while this was on its way
             if ours:
                 each.renewed(sent_at)
+                self.statistics.of(each.key).renewals += 1
             else:
                 each.lose("another owner has the lock, or it was deleted")
 

@@ -1,0 +1,61 @@
+"""How often each lock was got, and for how long: this process's own counts since its start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from solocron.locks.results import Claim, Done, Granted, Held
+
+_MAX_KEYS = 1000
+OTHERS = "(others)"
+
+
+@dataclass
+class LockCounts:
+    """What became of the attempts at one lock. `hold_ms` is the time held, in all, in ms."""
+
+    acquired: int = 0
+    held: int = 0
+    done: int = 0
+    paused: int = 0
+    unavailable: int = 0
+    renewals: int = 0
+    lost: int = 0
+    hold_ms: float = 0.0
+
+    @property
+    def success_rate(self) -> float | None:
+        """Acquired, of the attempts that could have been: not of ticks that were settled or
+        paused. None before the first."""
+        attempts = self.acquired + self.held + self.unavailable
+        return self.acquired / attempts if attempts else None
+
+
+class LockStatistics:
+    """Counts by lock key; beyond 1,000 keys the rest share one row."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, LockCounts] = {}
+
+    def of(self, key: str) -> LockCounts:
+        """The counts of a lock, to add to."""
+        if key not in self._counts and len(self._counts) >= _MAX_KEYS:
+            key = OTHERS
+        return self._counts.setdefault(key, LockCounts())
+
+    def claimed(self, key: str, claim: Claim) -> None:
+        """Count the answer to an attempt."""
+        counts = self.of(key)
+        if isinstance(claim, Granted):
+            counts.acquired += 1
+        elif isinstance(claim, Held):
+            counts.held += 1
+        elif isinstance(claim, Done):
+            counts.done += 1
+        else:
+            counts.paused += 1
+
+    def snapshot(self) -> Mapping[str, LockCounts]:
+        """A copy of all counts."""
+        return {key: replace(counts) for key, counts in self._counts.items()}

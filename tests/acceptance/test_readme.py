@@ -1,0 +1,118 @@
+"""The README is true: its code runs, its settings are all there are, its tests exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from pydantic import SecretStr
+
+from conftest import RedisServer, free_port
+from solocron.settings import Settings, variable
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS: list[tuple[str, str, str]] = re.findall(
+    r"^```(\w+) ?(\S*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
+)
+
+
+WAIT_UNTIL_READY = """
+python - <<'END'
+import os, time, urllib.request
+while True:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{os.environ['SOLOCRON_PORT']}/readyz")
+        break
+    except OSError:
+        time.sleep(0.1)
+END
+"""
+
+
+def shell_script() -> str:
+    """All shell blocks; where a reader would open a second terminal, it waits for the server."""
+    blocks = [body for kind, _, body in BLOCKS if kind == "sh" and not body.startswith("make ")]
+    return "set -eu\n" + "".join(
+        body + (WAIT_UNTIL_READY if body.endswith("&\n") else "") for body in blocks
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with the README's files, in an environment like a new user's."""
+    for _, name, body in BLOCKS:
+        if name:
+            (tmp_path / name).write_text(body)
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    monkeypatch.setenv("SOLOCRON_PORT", str(free_port()))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "app"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_readmes_code_runs_from_top_to_bottom(folder: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", shell_script()], capture_output=True, text=True, timeout=110, cwd=folder
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 rows read, 3 imported, 0 bad." in done.stdout
+    assert "store.open-reminder 44:1" in done.stdout
+    assert "succeeded {'stores': 3}" in done.stdout
+    assert "running True" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+async def test_the_readmes_aiohttp_host_starts_and_stops(folder: Path) -> None:
+    names: dict[str, object] = {"__name__": "host"}
+    exec(compile((folder / "host.py").read_text(), "host.py", "exec"), names)
+    app = names["app"]
+    assert isinstance(app, web.Application)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    assert any("/ws" in str(each) for each in app.router.resources())
+    await runner.cleanup()
+
+
+def test_make_has_the_two_commands() -> None:
+    commands = [line for kind, _, body in BLOCKS if kind == "sh" and body.startswith("make ")
+                for line in body.splitlines()]  # fmt: skip
+    assert commands == ["make demo", "make test"]
+    for command in commands:
+        assert (
+            subprocess.run([*command.split(), "-n"], cwd=ROOT, capture_output=True).returncode == 0
+        )
+
+
+def test_every_setting_is_in_the_readme_and_no_other() -> None:
+    table = README.split("## Settings")[1].split("\n## ")[0]
+    told = set(re.findall(r"`((?:SOLOCRON|REDIS|DATABASE)_[A-Z_]+)`", table))
+    told |= {name.removesuffix("SCHEDULE") + "TTL" for name in told if name.endswith("_SCHEDULE")}
+    assert told == {variable(name) for name in Settings.model_fields}
+
+
+def test_every_default_in_the_readme_is_the_default() -> None:
+    rows = re.findall(r"^\| (`.*?`) \| (.+?) \|", README.split("## Settings")[1], re.MULTILINE)
+    fields = {variable(name): field for name, field in Settings.model_fields.items()}
+    for names, defaults in rows:
+        for name, default in zip(
+            re.findall(r"`(.*?)`", names), re.findall(r"`(.*?)`", defaults), strict=False
+        ):
+            if name in fields:
+                value = fields[name].default
+                shown = value.get_secret_value() if isinstance(value, SecretStr) else value
+                assert str(shown).removesuffix(".0") == default, name
+
+
+def test_every_test_the_readme_names_exists() -> None:
+    table = README.split("## From the original system")[1]
+    named = re.findall(r"`(test_\w+)`", table)
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) >= 40
+    assert [each for each in named if f"def {each}(" not in sources] == []
