@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from collections.abc import AsyncIterator
 
 import pytest
@@ -105,3 +107,23 @@ def test_a_bad_url_is_named_without_its_password(url: str) -> None:
     with pytest.raises(ConfigError, match="DATABASE_URL") as caught:
         Database(url)
     assert "secret" not in str(caught.value)
+
+
+async def test_a_cancelled_connect_leaves_no_connection(sqlite_url: str) -> None:
+    async def use(database: Database) -> None:
+        async with database.connect():
+            pass
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for number in range(40):
+            database = Database(sqlite_url)
+            task = asyncio.create_task(use(database))
+            for _ in range(number % 8):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            await database.close()
+            del database, task
+            gc.collect()
+    assert [str(each.message) for each in caught if each.category is ResourceWarning] == []

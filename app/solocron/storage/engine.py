@@ -99,7 +99,8 @@ class Database:
         """A connection to read with. Raises StorageUnavailable."""
         async with AsyncExitStack() as stack:
             try:
-                connection = await stack.enter_async_context(self._engine.connect())
+                connection = await self._open()
+                stack.push_async_callback(self._close, connection)
             except PoolTimeout as error:  # every connection is in use: nothing is lost
                 raise _unavailable(error) from error
             except (DBAPIError, OSError) as error:
@@ -110,6 +111,20 @@ class Database:
                 self._up = True
             with _Translated():
                 yield connection
+
+    async def _open(self) -> AsyncConnection:
+        """A connection from the pool. Opening it goes on for a cancelled caller, and is undone:
+        the drivers would leave a half-open one behind."""
+        opening = asyncio.ensure_future(self._engine.connect().start())
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            with suppress(Exception):
+                await (await opening).close()
+            raise
+
+    async def _close(self, connection: AsyncConnection) -> None:
+        await asyncio.shield(asyncio.ensure_future(connection.close()))
 
     def _lost(self, error: StorageUnavailable) -> StorageUnavailable:
         """Say once that no connection can be had; `connect` says when one can again."""
