@@ -6,9 +6,9 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, ColumnElement, event, text
 from sqlalchemy.engine import URL, make_url
@@ -21,6 +21,8 @@ from solocron.errors import ConfigError, StorageUnavailable
 from solocron.storage.migrate import head_revision, upgrade
 
 log = logging.getLogger("solocron.storage")
+
+_T = TypeVar("_T")
 
 BUSY_TIMEOUT_MS = 5_000
 _LOCK_TIMEOUT_MS = 5_000
@@ -65,6 +67,7 @@ class Database:
     def __init__(self, url: str, *, idle_ms: int = 10_000) -> None:
         self._url = _parse(url)
         self._up: bool | None = None
+        self._under_way: set[asyncio.Task[Any]] = set()
         self.dialect = self._url.get_backend_name()
         if self.dialect == "postgresql":
             self._engine = _postgres(self._url, idle_ms)
@@ -100,7 +103,7 @@ class Database:
         async with AsyncExitStack() as stack:
             try:
                 connection = await self._open()
-                stack.push_async_callback(self._close, connection)
+                stack.push_async_callback(self._return, connection)
             except PoolTimeout as error:  # every connection is in use: nothing is lost
                 raise _unavailable(error) from error
             except (DBAPIError, OSError) as error:
@@ -115,16 +118,23 @@ class Database:
     async def _open(self) -> AsyncConnection:
         """A connection from the pool. Opening it goes on for a cancelled caller, and is undone:
         the drivers would leave a half-open one behind."""
-        opening = asyncio.ensure_future(self._engine.connect().start())
+        opening = self._own(self._engine.connect().start())
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             with suppress(Exception):
-                await (await opening).close()
+                await self._return(await opening)
             raise
 
-    async def _close(self, connection: AsyncConnection) -> None:
-        await asyncio.shield(asyncio.ensure_future(connection.close()))
+    async def _return(self, connection: AsyncConnection) -> None:
+        await asyncio.shield(self._own(connection.close()))
+
+    def _own(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """A task that `close` waits for, whatever becomes of its caller."""
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return task
 
     def _lost(self, error: StorageUnavailable) -> StorageUnavailable:
         """Say once that no connection can be had; `connect` says when one can again."""
@@ -155,6 +165,8 @@ class Database:
 
     async def close(self) -> None:
         """Close all connections. Safe to call twice."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
         await self._engine.dispose()
 
 
