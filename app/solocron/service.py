@@ -26,10 +26,11 @@ from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError, LockUnavailable, StorageUnavailable
 from solocron.locks.manager import LockManager
+from solocron.locks.results import Survey
 from solocron.notifications.fanout import Fanout
 from solocron.notifications.hub import Hub
 from solocron.notifications.relay import Relay
-from solocron.settings import Settings, load, variable
+from solocron.settings import Settings, load
 from solocron.storage.engine import Database
 from solocron.storage.outbox import Outbox
 from solocron.storage.runs import RunLedger
@@ -258,14 +259,12 @@ class Solocron:
             try:
                 if database.dialect == "sqlite":
                     await database.migrate()
-                if await database.is_ready():
-                    return
-                reason = "it is not reachable or not migrated: run `solocron migrate`"
+                await database.check()
+                return
             except StorageUnavailable as error:
-                reason = str(error)
-            if not said:
-                log.warning("The database is not ready, runs wait for it: %s", reason)
-            said = True
+                if not said:
+                    log.warning("The database is not ready, runs wait for it: %s", error)
+                said = True
             await asyncio.sleep(_MIGRATE_RETRY_S)
 
     async def __aenter__(self) -> Self:
@@ -292,16 +291,23 @@ class Solocron:
         return database, state
 
     async def status(self) -> dict[str, Any]:
-        """Redis, database, and each job with its lock and last run (times UTC epoch ms)."""
-        parts, jobs = self.parts, list(self._jobs.values())
+        """Redis, database, what is wrong with either, and each job with its lock and last run
+        (times UTC epoch ms)."""
+        parts, jobs, problems = self.parts, list(self._jobs.values()), {}
+        surveys: list[Survey] = []
         try:
             surveys = await parts.locks.survey([(job.lock_key, job.fingerprint) for job in jobs])
-        except LockUnavailable:
-            surveys = []
-        database = await parts.database.is_ready()
+        except LockUnavailable as error:
+            problems["redis"] = str(error)
+        try:
+            await parts.database.check()
+        except StorageUnavailable as error:
+            problems["database"] = str(error)
         now, rows = parts.clock.now_ms(), []
         for number, job in enumerate(jobs):
-            last = (await parts.ledger.history(job.name, 1))[:1] if database else []
+            last = (
+                (await parts.ledger.history(job.name, 1))[:1] if "database" not in problems else []
+            )
             run = last[0] if last else {}
             survey = surveys[number] if surveys else None
             rows.append({
@@ -312,10 +318,8 @@ class Solocron:
                 "attempt": run.get("attempt"), "duration_ms": run.get("duration_ms"),
                 "error": run.get("error"),
             })  # fmt: skip
-        return {
-            "redis": "up" if surveys or not jobs else "down",
-            "database": "up" if database else "down", "jobs": rows,
-        }  # fmt: skip
+        up = {each: "down" if each in problems else "up" for each in ("redis", "database")}
+        return {**up, "problems": list(problems.values()), "jobs": rows}
 
     def routes(self) -> list[web.RouteDef]:
         """The HTTP and WebSocket routes, each guarded."""
@@ -365,21 +369,15 @@ def store_jobs(settings: Settings, parts: Parts) -> Sequence[Job]:
     return [
         Job(
             name=name,
-            calendar=_calendar(settings, f"{name.replace('-', '_')}_schedule"),
+            calendar=Calendar(
+                getattr(settings, f"{name.replace('-', '_')}_schedule"), settings.timezone
+            ),
             body=kind(parts.repository, parts.clock, parts.relay.publish, batch=settings.batch),
             ttl_ms=int(getattr(settings, f"{name.replace('-', '_')}_ttl") * 1000),
             **_policies(settings),
         )
         for name, kind in bodies
     ]
-
-
-def _calendar(settings: Settings, field: str) -> Calendar:
-    try:
-        return Calendar(getattr(settings, field), settings.timezone)
-    except ConfigError as error:
-        about_zone = str(error).startswith("time zone")
-        raise ConfigError(f"{variable('timezone' if about_zone else field)}: {error}") from None
 
 
 def _policies(settings: Settings) -> dict[str, Any]:
