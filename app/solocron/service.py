@@ -187,9 +187,11 @@ class Solocron:
             event.clear()
         started = asyncio.Event()
         self._background = asyncio.create_task(self._run(started), name="solocron")
-        waiting = asyncio.create_task(started.wait())
-        await asyncio.wait([waiting, self._background], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        try:
+            await _first(started, self._background)
+        except asyncio.CancelledError:  # whoever waited will not come to stop it
+            await self.stop()
+            raise
         if self._background.done():
             background, self._background = self._background, None
             background.result()
@@ -199,9 +201,7 @@ class Solocron:
         handed over; their notifications are published and sockets closed with 1001."""
         self._stopping.set()
         if self._background is not None:
-            drained = asyncio.create_task(self._drained.wait())
-            await asyncio.wait([drained, self._background], return_when=asyncio.FIRST_COMPLETED)
-            drained.cancel()
+            await _first(self._drained, self._background)
 
     async def stop(self) -> None:
         """Drain, then close everything: no task, socket or lock is left. Safe to call twice, and
@@ -217,9 +217,7 @@ class Solocron:
         background = self._background
         if background is None:
             return
-        stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait([stopped, background], return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
+        await _first(stop, background)
         if background.done():
             background.result()
 
@@ -262,9 +260,9 @@ class Solocron:
                 await database.check()
                 return
             except StorageUnavailable as error:
-                if not said:
+                if not said and not database.is_lost:
                     log.warning("The database is not ready, runs wait for it: %s", error)
-                said = True
+                    said = True
             await asyncio.sleep(_MIGRATE_RETRY_S)
 
     async def __aenter__(self) -> Self:
@@ -359,6 +357,15 @@ class Solocron:
             yield server
         finally:
             await server.stop()
+
+
+async def _first(event: asyncio.Event, task: asyncio.Task[None]) -> None:
+    """Wait for the event or the end of the task, whichever comes first."""
+    waiting = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
 
 
 def store_jobs(settings: Settings, parts: Parts) -> Sequence[Job]:

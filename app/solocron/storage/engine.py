@@ -37,7 +37,7 @@ _REFUSALS = frozenset({"55P03", "57P01", "25P03", "40P01", "40001", "57014", "42
 _MISSING_TABLE = re.compile(r'no such table: (?:main\.)?(\w+)|relation "(\w+)" does not exist')
 _OURS = {*metadata.tables, "alembic_version"}
 
-_EXAMPLES = "give sqlite:///file.db or postgresql://user:password@host:5432/name"
+_EXAMPLES = "give sqlite:///file.db or postgresql://user@host:5432/name"
 _POSTGRES_OPTIONS = ("host", "port", "ssl", "sslmode", "passfile")
 
 
@@ -81,6 +81,11 @@ class Database:
 
     def __repr__(self) -> str:
         return f"Database({_shown(self._url)})"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no connection could be had when one was last wanted (the log says so)."""
+        return self._up is False
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
