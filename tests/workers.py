@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -113,6 +113,17 @@ async def effects(database: Database) -> list[tuple[int, str]]:
     async with database.connect() as connection:
         rows = await connection.execute(text("SELECT tick, worker FROM effects ORDER BY tick"))
         return [(row.tick, row.worker) for row in rows]
+
+
+@asynccontextmanager
+async def stores_locked(url: str) -> AsyncIterator[None]:
+    """Whoever wants to write stores waits until this ends, or for the lock timeout."""
+    database = Database(url, idle_ms=60_000)
+    async with database.begin() as connection:  # on SQLite that is a lock already
+        if database.dialect == "postgresql":
+            await connection.execute(text("LOCK TABLE stores IN ACCESS EXCLUSIVE MODE"))
+        yield
+    await database.close()
 
 
 async def until(condition: Any, timeout_s: float = 60) -> None:

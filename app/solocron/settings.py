@@ -8,6 +8,7 @@ that all that is wrong is told at once.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -27,7 +28,7 @@ from solocron.web.auth import check_secret
 
 _PREFIX = "SOLOCRON_"
 _MAX_VALUE = 16 * 1024
-_HOST = re.compile(r"[\w.:%-]{1,255}")
+_HOST_NAME = re.compile(r"[\w.-]{1,255}")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
 _WEEK_S = 7 * 86_400
 _SERVICE_LINKS = (
@@ -86,7 +87,7 @@ class Settings(BaseSettings):
     @field_validator("redis_host", "host")
     @classmethod
     def _is_host(cls, value: str) -> str:
-        if not _HOST.fullmatch(value):
+        if not _HOST_NAME.fullmatch(value) and not _is_address(value):
             shown = "" if "@" in value else f" is {value[:100]!r}"  # a URL may hold a password
             raise ConfigError(f"{shown}: give a host name or an address such as 127.0.0.1")
         return value
@@ -175,6 +176,14 @@ def _not_a_value(name: str, value: str, known: list[str]) -> str | None:
     if name.endswith("_PORT") and value.startswith("tcp://"):
         return f"{name} is {value[:100]!r}: give a port{_SERVICE_LINKS}"
     return None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _hint(name: str, known: list[str]) -> str:

@@ -66,7 +66,7 @@ def check_url(url: str) -> None:
         usable = False
     if not usable:
         raise ConfigError(
-            "REDIS_URL is not usable: give redis://host:6379/0 (rediss:// for TLS) or unix:///path; "
+            "REDIS_URL is not usable: give redis://host:6379/0 (or rediss://, unix:///path); "
             "a password goes before the host, its '/', '#', '?' and '@' as %2F, %23, %3F and %40"
         )
 

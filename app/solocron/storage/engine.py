@@ -9,6 +9,7 @@ import re
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, event, text
@@ -110,6 +111,8 @@ class Database:
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
         """A connection to read with. Raises StorageUnavailable."""
+        if not self._up and (reason := _cannot_open(self._url)):
+            raise self._lost(StorageUnavailable(f"database {_shown(self._url)}: {reason}"))
         async with AsyncExitStack() as stack:
             try:
                 connection = await stack.enter_async_context(self._engine.connect())
@@ -191,6 +194,21 @@ class _Translated:
 def _unavailable(error: Exception, url: URL) -> StorageUnavailable:
     cause = getattr(error, "orig", None) or error
     return StorageUnavailable(f"database {_shown(url)}: {type(cause).__name__}: {cause}")
+
+
+def _cannot_open(url: URL) -> str | None:
+    """Why an SQLite file cannot be opened: the driver says no more than that it cannot, and from
+    a thread that may outlive the event loop."""
+    if url.get_backend_name() != "sqlite":
+        return None
+    file = Path(url.database or "")
+    if not file.parent.is_dir():
+        return f"there is no folder {file.parent}: create it"
+    if file.is_dir():
+        return "that is a folder: name a file"
+    if not os.access(file if file.exists() else file.parent, os.R_OK | os.W_OK):
+        return "this user may not write it: change its owner or name another file"
+    return None
 
 
 def _shown(url: URL) -> str:
