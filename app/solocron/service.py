@@ -86,25 +86,16 @@ def build(settings: Settings, clock: Clock) -> Parts:
     authenticator = Authenticator(clock=SystemClock(), secret=secret, jwks_file=settings.auth_jwks)
     origins = settings.allowed_origins
     return Parts(
-        clock=clock,
-        database=database,
-        ledger=ledger,
-        repository=repository,
-        locks=locks,
+        clock=clock, database=database, ledger=ledger, repository=repository, locks=locks,
         runner=Runner(locks=locks, ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms),
-        fanout=fanout,
-        hub=hub,
-        relay=relay,
+        fanout=fanout, hub=hub, relay=relay,
         sockets=Sockets(hub, authenticator, origins=origins, limit=settings.max_connections),
         authenticator=authenticator,
         api=StoresApi(
-            repository,
-            authenticator=authenticator,
-            origins=origins,
-            publish=relay.publish,
+            repository, authenticator=authenticator, origins=origins, publish=relay.publish,
             clock=clock,
         ),
-    )
+    )  # fmt: skip
 
 
 class Solocron:
@@ -190,7 +181,7 @@ class Solocron:
         try:
             await _first(started, self._background)
         except asyncio.CancelledError:  # whoever waited will not come to stop it
-            await self.stop()
+            await self._abort()
             raise
         if self._background.done():
             background, self._background = self._background, None
@@ -212,6 +203,13 @@ class Solocron:
         if background is not None:
             await background
 
+    async def _abort(self) -> None:
+        """Stop without grace: what runs is cancelled and handed over."""
+        background, self._background = self._background, None
+        if background is not None:
+            background.cancel()
+            await asyncio.wait([background])
+
     async def run_until(self, stop: asyncio.Event) -> None:
         """Wait for `stop`; raises what broke the service, if something does before."""
         background = self._background
@@ -229,26 +227,33 @@ class Solocron:
         )  # fmt: skip
         self._scheduler = scheduler
         try:
-            async with parts.locks, asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._migrated()),
-                    group.create_task(parts.fanout.run(parts.hub.deliver, parts.hub.resync)),
-                    group.create_task(parts.hub.run()),
-                    group.create_task(parts.relay.run()),
-                ]
-                scheduler.start()
-                started.set()
-                await self._stopping.wait()
-                await scheduler.stop(self.settings.grace)
-                await parts.relay.flush()
-                await parts.sockets.drain()
-                self._drained.set()
-                await self._closing.wait()
-                for task in tasks:
-                    task.cancel()
+            async with parts.locks:
+                try:
+                    await self._host(scheduler, started)
+                finally:
+                    await scheduler.stop(0)  # while locks can still be given back
         finally:
-            await scheduler.stop(0)
             await parts.database.close()
+
+    async def _host(self, scheduler: Scheduler, started: asyncio.Event) -> None:
+        parts = self.parts
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._migrated()),
+                group.create_task(parts.fanout.run(parts.hub.deliver, parts.hub.resync)),
+                group.create_task(parts.hub.run()),
+                group.create_task(parts.relay.run()),
+            ]
+            scheduler.start()
+            started.set()
+            await self._stopping.wait()
+            await scheduler.stop(self.settings.grace)
+            await parts.relay.flush()
+            await parts.sockets.drain()
+            self._drained.set()
+            await self._closing.wait()
+            for task in tasks:
+                task.cancel()
 
     async def _migrated(self) -> None:
         """Bring SQLite's schema up to date, or wait until somebody migrated PostgreSQL."""
@@ -356,7 +361,10 @@ class Solocron:
             await server.start()
             yield server
         finally:
-            await server.stop()
+            try:
+                await server.stop()
+            finally:
+                await self._abort()  # when that was cut short
 
 
 async def _first(event: asyncio.Event, task: asyncio.Task[None]) -> None:

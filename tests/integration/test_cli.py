@@ -545,6 +545,7 @@ async def test_no_secret_is_ever_shown(small: Cli, variables: dict[str, str]) ->
 async def test_a_server_that_refuses_the_password_shows_none(
     small: Cli, own_redis: RedisServer
 ) -> None:
+    await small("migrate")
     own_redis.cli("CONFIG", "SET", "requirepass", "right")
     url = own_redis.url.replace("//", f"//:{MARKER}@")
     for args in (("locks",), ("status",)):
