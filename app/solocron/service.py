@@ -78,10 +78,9 @@ def build(settings: Settings, clock: Clock) -> Parts:
     fanout = Fanout(
         settings.redis, environment=settings.environment, deadline_s=settings.redis_deadline
     )
-    outbox = Outbox(database)
+    repository, outbox = StoreRepository(database), Outbox(database)
     hub = Hub(outbox, fanout)
     relay = Relay(outbox, fanout, hub, clock)
-    repository = StoreRepository(database)
     secret = settings.auth_secret.get_secret_value() if settings.auth_secret else None
     authenticator = Authenticator(clock=SystemClock(), secret=secret, jwks_file=settings.auth_jwks)
     origins = settings.allowed_origins
@@ -205,8 +204,8 @@ class Solocron:
 
     async def _abort(self) -> None:
         """Stop without grace: what runs is cancelled and handed over."""
-        background, self._background = self._background, None
-        if background is not None:
+        if (background := self._background) is not None:
+            self._background = None
             background.cancel()
             await asyncio.wait([background])
 
@@ -294,8 +293,7 @@ class Solocron:
         return database, state
 
     async def status(self) -> dict[str, Any]:
-        """Redis, database, what is wrong with either, and each job with its lock and last run
-        (times UTC epoch ms)."""
+        """Redis, database, their problems, each job's lock and last run (times UTC epoch ms)."""
         parts, jobs, problems = self.parts, list(self._jobs.values()), {}
         surveys: list[Survey] = []
         try:
@@ -368,7 +366,7 @@ class Solocron:
 
 
 async def _first(event: asyncio.Event, task: asyncio.Task[None]) -> None:
-    """Wait for the event or the end of the task, whichever comes first."""
+    """Wait for the event or the task's end."""
     waiting = asyncio.create_task(event.wait())
     try:
         await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
@@ -379,19 +377,17 @@ async def _first(event: asyncio.Event, task: asyncio.Task[None]) -> None:
 def store_jobs(settings: Settings, parts: Parts) -> Sequence[Job]:
     """The two built-in jobs."""
     bodies: list[tuple[str, type[AutoClose] | type[OpenReminder]]] = [
-        ("store-auto-close", AutoClose), ("store-open-reminder", OpenReminder),
+        ("store_auto_close", AutoClose), ("store_open_reminder", OpenReminder),
     ]  # fmt: skip
     return [
         Job(
-            name=name,
-            calendar=Calendar(
-                getattr(settings, f"{name.replace('-', '_')}_schedule"), settings.timezone
-            ),
+            name=field.replace("_", "-"),
+            calendar=Calendar(getattr(settings, f"{field}_schedule"), settings.timezone),
             body=kind(parts.repository, parts.clock, parts.relay.publish, batch=settings.batch),
-            ttl_ms=int(getattr(settings, f"{name.replace('-', '_')}_ttl") * 1000),
+            ttl_ms=int(getattr(settings, f"{field}_ttl") * 1000),
             **_policies(settings),
         )
-        for name, kind in bodies
+        for field, kind in bodies
     ]
 
 
