@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,9 +37,11 @@ class Worker:
         database: str,
         clock: Mapping[str, float] | None = None,
         job: Mapping[str, Any] | None = None,
+        log: Path | None = None,
         **settings: Any,
     ) -> Self:
-        """Start a worker and wait until it serves. `settings` are SOLOCRON_ variables."""
+        """Start a worker and wait until it serves. `settings` are SOLOCRON_ variables; its log
+        lines go to the file `log`, or to this process's stderr."""
         now = wall_ms()
         options: dict[str, Any] = {"clock": {"anchor_ms": now, "start_ms": now, **(clock or {})}}
         if job is not None:
@@ -48,11 +51,12 @@ class Worker:
         variables = {
             f"SOLOCRON_{key.upper()}": str(value) for key, value in {**defaults, **settings}.items()
         }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, str(Path(__file__).with_name("worker.py")), json.dumps(options),
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "REDIS_URL": redis, "DATABASE_URL": database, **variables},
-        )  # fmt: skip
+        with log.open("ab") if log is not None else nullcontext() as lines:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, str(Path(__file__).with_name("worker.py")), json.dumps(options),
+                stdout=asyncio.subprocess.PIPE, stderr=lines,
+                env={**os.environ, "REDIS_URL": redis, "DATABASE_URL": database, **variables},
+            )  # fmt: skip
         worker = cls(process)
         await worker.saw(lambda event: event["event"] == "ready")
         return worker
@@ -109,6 +113,17 @@ async def effects(database: Database) -> list[tuple[int, str]]:
     async with database.connect() as connection:
         rows = await connection.execute(text("SELECT tick, worker FROM effects ORDER BY tick"))
         return [(row.tick, row.worker) for row in rows]
+
+
+@asynccontextmanager
+async def stores_locked(url: str) -> AsyncIterator[None]:
+    """Whoever wants to write stores waits until this ends, or for the lock timeout."""
+    database = Database(url, idle_ms=60_000)
+    async with database.begin() as connection:  # on SQLite that is a lock already
+        if database.dialect == "postgresql":
+            await connection.execute(text("LOCK TABLE stores IN ACCESS EXCLUSIVE MODE"))
+        yield
+    await database.close()
 
 
 async def until(condition: Any, timeout_s: float = 60) -> None:

@@ -1,14 +1,32 @@
-"""Log lines for people (the message, then its fields) or for machines (one JSON object a line)."""
+"""Log lines for people (the message, then its fields) or for machines (one JSON object a line).
+
+What is logged may hold text from outside: control characters are written as escapes, so that no
+value can forge a line or steer a terminal, and a password inside a URL is left out.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from typing import Literal
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+_PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s\"]+@")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def redact(text: str) -> str:
+    """`text` without the passwords of the URLs in it."""
+    return _PASSWORD.sub(r"\1***@", text)
+
+
+def one_line(text: str) -> str:
+    """`text` with its control characters as escapes, and without the passwords of URLs."""
+    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], redact(text))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -22,9 +40,9 @@ class TextFormatter(logging.Formatter):
         """One line, and a traceback behind it if there is one."""
         fields = " ".join(f"{key}={value}" for key, value in _fields(record).items())
         line = f"{_time(record)} {record.levelname} {record.getMessage()}"
-        line = f"{line}  {fields}" if fields else line
+        line = one_line(f"{line}  {fields}" if fields else line)
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + redact(self.formatException(record.exc_info))
         return line
 
 
@@ -34,12 +52,12 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One JSON object on one line."""
         line: dict[str, object] = {
-            "time": _time(record), "level": record.levelname.lower(), "logger": record.name,
-            "message": record.getMessage(), **_fields(record),
+            **_fields(record), "time": _time(record), "level": record.levelname.lower(),
+            "logger": record.name, "message": record.getMessage(),
         }  # fmt: skip
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return redact(json.dumps(line, ensure_ascii=False, default=str))
 
 
 def _time(record: logging.LogRecord) -> str:

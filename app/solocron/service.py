@@ -26,10 +26,11 @@ from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError, LockUnavailable, StorageUnavailable
 from solocron.locks.manager import LockManager
+from solocron.locks.results import Survey
 from solocron.notifications.fanout import Fanout
 from solocron.notifications.hub import Hub
 from solocron.notifications.relay import Relay
-from solocron.settings import Settings, load, variable
+from solocron.settings import Settings, load
 from solocron.storage.engine import Database
 from solocron.storage.outbox import Outbox
 from solocron.storage.runs import RunLedger
@@ -77,33 +78,23 @@ def build(settings: Settings, clock: Clock) -> Parts:
     fanout = Fanout(
         settings.redis, environment=settings.environment, deadline_s=settings.redis_deadline
     )
-    outbox = Outbox(database)
+    repository, outbox = StoreRepository(database), Outbox(database)
     hub = Hub(outbox, fanout)
     relay = Relay(outbox, fanout, hub, clock)
-    repository = StoreRepository(database)
     secret = settings.auth_secret.get_secret_value() if settings.auth_secret else None
     authenticator = Authenticator(clock=SystemClock(), secret=secret, jwks_file=settings.auth_jwks)
     origins = settings.allowed_origins
     return Parts(
-        clock=clock,
-        database=database,
-        ledger=ledger,
-        repository=repository,
-        locks=locks,
+        clock=clock, database=database, ledger=ledger, repository=repository, locks=locks,
         runner=Runner(locks=locks, ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms),
-        fanout=fanout,
-        hub=hub,
-        relay=relay,
+        fanout=fanout, hub=hub, relay=relay,
         sockets=Sockets(hub, authenticator, origins=origins, limit=settings.max_connections),
         authenticator=authenticator,
         api=StoresApi(
-            repository,
-            authenticator=authenticator,
-            origins=origins,
-            publish=relay.publish,
+            repository, authenticator=authenticator, origins=origins, publish=relay.publish,
             clock=clock,
         ),
-    )
+    )  # fmt: skip
 
 
 class Solocron:
@@ -186,9 +177,11 @@ class Solocron:
             event.clear()
         started = asyncio.Event()
         self._background = asyncio.create_task(self._run(started), name="solocron")
-        waiting = asyncio.create_task(started.wait())
-        await asyncio.wait([waiting, self._background], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        try:
+            await _first(started, self._background)
+        except asyncio.CancelledError:  # whoever waited will not come to stop it
+            await self._abort()
+            raise
         if self._background.done():
             background, self._background = self._background, None
             background.result()
@@ -198,9 +191,7 @@ class Solocron:
         handed over; their notifications are published and sockets closed with 1001."""
         self._stopping.set()
         if self._background is not None:
-            drained = asyncio.create_task(self._drained.wait())
-            await asyncio.wait([drained, self._background], return_when=asyncio.FIRST_COMPLETED)
-            drained.cancel()
+            await _first(self._drained, self._background)
 
     async def stop(self) -> None:
         """Drain, then close everything: no task, socket or lock is left. Safe to call twice, and
@@ -211,14 +202,19 @@ class Solocron:
         if background is not None:
             await background
 
+    async def _abort(self) -> None:
+        """Stop without grace: what runs is cancelled and handed over."""
+        if (background := self._background) is not None:
+            self._background = None
+            background.cancel()
+            await asyncio.wait([background])
+
     async def run_until(self, stop: asyncio.Event) -> None:
         """Wait for `stop`; raises what broke the service, if something does before."""
         background = self._background
         if background is None:
             return
-        stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait([stopped, background], return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
+        await _first(stop, background)
         if background.done():
             background.result()
 
@@ -230,26 +226,33 @@ class Solocron:
         )  # fmt: skip
         self._scheduler = scheduler
         try:
-            async with parts.locks, asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._migrated()),
-                    group.create_task(parts.fanout.run(parts.hub.deliver, parts.hub.resync)),
-                    group.create_task(parts.hub.run()),
-                    group.create_task(parts.relay.run()),
-                ]
-                scheduler.start()
-                started.set()
-                await self._stopping.wait()
-                await scheduler.stop(self.settings.grace)
-                await parts.relay.flush()
-                await parts.sockets.drain()
-                self._drained.set()
-                await self._closing.wait()
-                for task in tasks:
-                    task.cancel()
+            async with parts.locks:
+                try:
+                    await self._host(scheduler, started)
+                finally:
+                    await scheduler.stop(0)  # while locks can still be given back
         finally:
-            await scheduler.stop(0)
             await parts.database.close()
+
+    async def _host(self, scheduler: Scheduler, started: asyncio.Event) -> None:
+        parts = self.parts
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._migrated()),
+                group.create_task(parts.fanout.run(parts.hub.deliver, parts.hub.resync)),
+                group.create_task(parts.hub.run()),
+                group.create_task(parts.relay.run()),
+            ]
+            scheduler.start()
+            started.set()
+            await self._stopping.wait()
+            await scheduler.stop(self.settings.grace)
+            await parts.relay.flush()
+            await parts.sockets.drain()
+            self._drained.set()
+            await self._closing.wait()
+            for task in tasks:
+                task.cancel()
 
     async def _migrated(self) -> None:
         """Bring SQLite's schema up to date, or wait until somebody migrated PostgreSQL."""
@@ -258,14 +261,12 @@ class Solocron:
             try:
                 if database.dialect == "sqlite":
                     await database.migrate()
-                if await database.is_ready():
-                    return
-                reason = "it is not reachable or not migrated: run `solocron migrate`"
+                await database.check()
+                return
             except StorageUnavailable as error:
-                reason = str(error)
-            if not said:
-                log.warning("The database is not ready, runs wait for it: %s", reason)
-            said = True
+                if not said and not database.is_lost:
+                    log.warning("The database is not ready, runs wait for it: %s", error)
+                    said = True
             await asyncio.sleep(_MIGRATE_RETRY_S)
 
     async def __aenter__(self) -> Self:
@@ -292,16 +293,22 @@ class Solocron:
         return database, state
 
     async def status(self) -> dict[str, Any]:
-        """Redis, database, and each job with its lock and last run (times UTC epoch ms)."""
-        parts, jobs = self.parts, list(self._jobs.values())
+        """Redis, database, their problems, each job's lock and last run (times UTC epoch ms)."""
+        parts, jobs, problems = self.parts, list(self._jobs.values()), {}
+        surveys: list[Survey] = []
         try:
             surveys = await parts.locks.survey([(job.lock_key, job.fingerprint) for job in jobs])
-        except LockUnavailable:
-            surveys = []
-        database = await parts.database.is_ready()
+        except LockUnavailable as error:
+            problems["redis"] = str(error)
+        try:
+            await parts.database.check()
+        except StorageUnavailable as error:
+            problems["database"] = str(error)
         now, rows = parts.clock.now_ms(), []
         for number, job in enumerate(jobs):
-            last = (await parts.ledger.history(job.name, 1))[:1] if database else []
+            last = (
+                (await parts.ledger.history(job.name, 1))[:1] if "database" not in problems else []
+            )
             run = last[0] if last else {}
             survey = surveys[number] if surveys else None
             rows.append({
@@ -312,10 +319,8 @@ class Solocron:
                 "attempt": run.get("attempt"), "duration_ms": run.get("duration_ms"),
                 "error": run.get("error"),
             })  # fmt: skip
-        return {
-            "redis": "up" if surveys or not jobs else "down",
-            "database": "up" if database else "down", "jobs": rows,
-        }  # fmt: skip
+        up = {each: "down" if each in problems else "up" for each in ("redis", "database")}
+        return {**up, "problems": list(problems.values()), "jobs": rows}
 
     def routes(self) -> list[web.RouteDef]:
         """The HTTP and WebSocket routes, each guarded."""
@@ -354,32 +359,36 @@ class Solocron:
             await server.start()
             yield server
         finally:
-            await server.stop()
+            try:
+                await server.stop()
+            finally:
+                await self._abort()  # when that was cut short
+
+
+async def _first(event: asyncio.Event, task: asyncio.Task[None]) -> None:
+    """Wait for the event or the task's end."""
+    waiting = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
 
 
 def store_jobs(settings: Settings, parts: Parts) -> Sequence[Job]:
     """The two built-in jobs."""
     bodies: list[tuple[str, type[AutoClose] | type[OpenReminder]]] = [
-        ("store-auto-close", AutoClose), ("store-open-reminder", OpenReminder),
+        ("store_auto_close", AutoClose), ("store_open_reminder", OpenReminder),
     ]  # fmt: skip
     return [
         Job(
-            name=name,
-            calendar=_calendar(settings, f"{name.replace('-', '_')}_schedule"),
+            name=field.replace("_", "-"),
+            calendar=Calendar(getattr(settings, f"{field}_schedule"), settings.timezone),
             body=kind(parts.repository, parts.clock, parts.relay.publish, batch=settings.batch),
-            ttl_ms=int(getattr(settings, f"{name.replace('-', '_')}_ttl") * 1000),
+            ttl_ms=int(getattr(settings, f"{field}_ttl") * 1000),
             **_policies(settings),
         )
-        for name, kind in bodies
+        for field, kind in bodies
     ]
-
-
-def _calendar(settings: Settings, field: str) -> Calendar:
-    try:
-        return Calendar(getattr(settings, field), settings.timezone)
-    except ConfigError as error:
-        about_zone = str(error).startswith("time zone")
-        raise ConfigError(f"{variable('timezone' if about_zone else field)}: {error}") from None
 
 
 def _policies(settings: Settings) -> dict[str, Any]:

@@ -1,24 +1,40 @@
 """Settings from the environment. A wrong value names the variable, the value and the remedy.
 
-Values that can carry a secret are kept as `SecretStr`: they show in no log, repr or error.
+Values that can carry a secret are kept as `SecretStr`: they show in no log, repr or error. A value
+that is a part's own business (a URL, a cron expression) is judged by that part, here and now, so
+that all that is wrong is told at once.
 """
 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import quote
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from annotated_types import Ge, Le, MaxLen
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError
+from solocron.locks.link import check_url
+from solocron.storage.engine import parse_url
+from solocron.web.auth import check_secret
 
 _PREFIX = "SOLOCRON_"
 _MAX_VALUE = 16 * 1024
+_HOST_NAME = re.compile(r"[\w.-]{1,255}")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
+_WEEK_S = 7 * 86_400
+_SERVICE_LINKS = (
+    "; Kubernetes sets such variables for a Service of that name: "
+    "switch them off with enableServiceLinks: false in the pod's spec"
+)
 
 
 class Settings(BaseSettings):
@@ -27,29 +43,29 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SOLOCRON_", env_ignore_empty=True, frozen=True)
 
     redis_url: SecretStr | None = Field(default=None, validation_alias="REDIS_URL")
-    redis_host: str = Field(default="127.0.0.1", validation_alias="REDIS_HOST", max_length=255)
+    redis_host: str = Field(default="127.0.0.1", validation_alias="REDIS_HOST")
     redis_port: int = Field(default=6379, validation_alias="REDIS_PORT", ge=1, le=65535)
     redis_password: SecretStr | None = Field(default=None, validation_alias="REDIS_PASSWORD")
     redis_deadline: float = Field(default=1.0, ge=0.05, le=60)
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///solocron.db"), validation_alias="DATABASE_URL"
     )
-    environment: str = Field(default="", pattern=r"^[a-z0-9-]{0,40}$")
-    timezone: str = Field(default="UTC", max_length=64)
-    host: str = Field(default="127.0.0.1", max_length=255)
+    environment: str = ""
+    timezone: str = "UTC"
+    host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
     auth_secret: SecretStr | None = None
     auth_jwks: Path | None = None
     origins: str = Field(default="", max_length=4096)
     max_connections: int = Field(default=20_000, ge=1, le=1_000_000)
-    store_auto_close_schedule: str = Field(default="0 0,6 * * *", max_length=200)
-    store_auto_close_ttl: float = Field(default=600, gt=0, le=7 * 86400)
-    store_open_reminder_schedule: str = Field(default="*/30 * * * *", max_length=200)
-    store_open_reminder_ttl: float = Field(default=300, gt=0, le=7 * 86400)
+    store_auto_close_schedule: str = "0 0,6 * * *"
+    store_auto_close_ttl: float = Field(default=600, ge=1, le=_WEEK_S)
+    store_open_reminder_schedule: str = "*/30 * * * *"
+    store_open_reminder_ttl: float = Field(default=300, ge=1, le=_WEEK_S)
     batch: int = Field(default=500, ge=1, le=5000)
     lease: float = Field(default=30, ge=0.5, le=3600)
     sweep: float = Field(default=5, ge=0.1, le=3600)
-    catch_up: float = Field(default=3600, ge=0, le=7 * 86400)
+    catch_up: float = Field(default=3600, ge=0, le=_WEEK_S)
     grace: float = Field(default=20, ge=0, le=3600)
     on_redis_down: Literal["run", "skip"] = "run"
     log_format: Literal["text", "json"] = "text"
@@ -59,6 +75,54 @@ class Settings(BaseSettings):
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
+
+    @field_validator("redis_url", "database_url", "auth_secret")
+    @classmethod
+    def _usable(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        judges = {"redis_url": check_url, "database_url": parse_url, "auth_secret": check_secret}
+        if value is not None:
+            judges[str(info.field_name)](value.get_secret_value())
+        return value
+
+    @field_validator("redis_host", "host")
+    @classmethod
+    def _is_host(cls, value: str) -> str:
+        if not _HOST_NAME.fullmatch(value) and not _is_address(value):
+            shown = "" if "@" in value else f" is {value[:100]!r}"  # a URL may hold a password
+            raise ConfigError(f"{shown}: give a host name or an address such as 127.0.0.1")
+        return value
+
+    @field_validator("environment")
+    @classmethod
+    def _is_environment(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9-]{0,40}", value):
+            raise ConfigError(
+                f" is {value[:100]!r}: write up to 40 of a-z, 0-9 and '-', such as 'staging'"
+            )
+        return value
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        for each in filter(None, (each.strip() for each in value.split(","))):
+            if not _ORIGIN.fullmatch(each):
+                raise ConfigError(
+                    f" has {each[:100]!r}: write origins such as https://shop.example, "
+                    "without a path, separated by commas"
+                )
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_zone(cls, value: str) -> str:
+        Calendar("* * * * *", value)
+        return value
+
+    @field_validator("store_auto_close_schedule", "store_open_reminder_schedule")
+    @classmethod
+    def _is_schedule(cls, value: str) -> str:
+        Calendar(value)
+        return value
 
     @property
     def redis(self) -> str:
@@ -77,24 +141,22 @@ class Settings(BaseSettings):
 
 
 def load() -> Settings:
-    """The settings of this process's environment. Raises ConfigError naming every wrong value."""
+    """The settings of this process's environment. Raises ConfigError: a line per wrong value."""
     known = [variable(name) for name in Settings.model_fields]
-    wrong = [
-        f"{name} has {len(value)} characters: at most {_MAX_VALUE}"
+    wrong = {
+        name: text
         for name, value in os.environ.items()
-        if name in known and len(value) > _MAX_VALUE
-    ]
-    wrong += [
-        f"{name} is not a setting{_suggestion(name, known)}"
-        for name in os.environ
-        if name.startswith(_PREFIX) and name not in known
-    ]
-    if wrong:
-        raise ConfigError("; ".join(wrong))
+        if (text := _not_a_value(name, value, known))
+    }
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(each) for each in error.errors())) from None
+        for each in error.errors(include_url=False):
+            name, text = _explain(each)
+            wrong.setdefault(name, text)
+    if wrong:
+        raise ConfigError("\n".join(wrong.values()))
+    return settings
 
 
 def variable(field: str) -> str:
@@ -103,14 +165,55 @@ def variable(field: str) -> str:
     return alias if isinstance(alias, str) else _PREFIX + field.upper()
 
 
-def _suggestion(name: str, known: list[str]) -> str:
+def _not_a_value(name: str, value: str, known: list[str]) -> str | None:
+    """What no setting may be, or be called; None if nothing is wrong with that."""
+    if name not in known:
+        return f"{name} is not a setting{_hint(name, known)}" if name.startswith(_PREFIX) else None
+    if len(value) > _MAX_VALUE:
+        return f"{name} has {len(value)} characters: give at most {_MAX_VALUE}"
+    if not value.isascii() and any("\ud800" <= each <= "\udfff" for each in value):
+        return f"{name} is not text in UTF-8: give it as UTF-8"
+    if name.endswith("_PORT") and value.startswith("tcp://"):
+        return f"{name} is {value[:100]!r}: give a port{_SERVICE_LINKS}"
+    return None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _hint(name: str, known: list[str]) -> str:
+    if name.startswith((_PREFIX + "SERVICE_", _PREFIX + "PORT_")):
+        return _SERVICE_LINKS
     close = difflib.get_close_matches(name, known, 1)
-    return f": did you mean {close[0]}?" if close else ""
+    return f": did you mean {close[0]}?" if close else ": remove it"
 
 
-def _explain(error: ErrorDetails) -> str:
-    name = str(error["loc"][0])
-    name = variable(name) if name in Settings.model_fields else name
-    secret = any(word in name for word in ("URL", "PASSWORD", "SECRET"))
-    value = "" if secret else f" is {str(error['input'])[:100]!r}"
-    return f"{name}{value}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+def _explain(error: ErrorDetails) -> tuple[str, str]:
+    """(the variable, what is wrong with it and what to write)."""
+    field = next(
+        (each for each in Settings.model_fields if error["loc"][0] in (each, variable(each))), ""
+    )
+    name = variable(field)
+    if isinstance(reason := error.get("ctx", {}).get("error"), ConfigError):
+        text = str(reason)
+        if text.startswith(name):
+            return name, text
+        return name, f"{name}{text}" if text.startswith((" ", ":")) else f"{name}: {text}"
+    value = "" if "URL" in name or "SECRET" in name else f" is {str(error['input'])[:100]!r}"
+    return name, f"{name}{value}: give {_wanted(field)}"
+
+
+def _wanted(field: str) -> str:
+    info = Settings.model_fields[field]
+    if words := get_args(info.annotation):
+        return " or ".join(str(word) for word in words)
+    limits = {type(each): each for each in info.metadata}
+    if MaxLen in limits:
+        return f"at most {limits[MaxLen].max_length} characters"
+    kind = "a whole number" if info.annotation is int else "a number of seconds"
+    return f"{kind} from {limits[Ge].ge} to {limits[Le].le}"

@@ -327,7 +327,7 @@ def _log_skip(job: Job, tick: int, skipped: Outcome) -> None:
     if skipped.reason in ("held", "overlap", "done"):
         log.info("Another server is running the %s cron, skipping.", job.title, extra=fields)
     elif skipped.reason == "database-down":  # said once by the database itself
-        log.info("The %s cron waits for the database.", job.title, extra=fields)
+        log.debug("The %s cron waits for the database.", job.title, extra=fields)
     else:
         log.warning("Skipping the %s cron: %s.", job.title, skipped.reason, extra=fields)
 

@@ -33,7 +33,7 @@ class Calendar:
             ) from None
         if len(expression) > _MAX_EXPRESSION:
             raise ConfigError(
-                f"cron expression of {len(expression)} characters: at most {_MAX_EXPRESSION}"
+                f"cron expression of {len(expression)} characters: give at most {_MAX_EXPRESSION}"
             )
         self.expression = " ".join(expression.split())
         self.zone = zone

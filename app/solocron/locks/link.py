@@ -17,6 +17,7 @@ import re
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
@@ -49,6 +50,25 @@ _REFUSAL = re.compile(
 _RETRY_PAUSES_S = (0.02, 0.05, 0.1, 0.2)
 _MAX_PENDING = 100_000
 _STALLED = 1.5  # deadlines: a timeout noticed so late was not noticed by a running loop
+
+
+def check_url(url: str) -> None:
+    """Raise ConfigError unless the library can use `url`; nothing of it is shown, because any part
+    of a malformed URL may be its password."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme == "unix" or re.fullmatch(r"/?[0-9]*", parts.path) is not None
+        usable = usable and not parts.fragment and "@" not in parts.query
+        pool = ConnectionPool.from_url(url)
+        # Whatever an option is wrong with, the library raises it in some form of its own.
+        pool.make_connection()  # type: ignore[no-untyped-call]
+    except Exception:
+        usable = False
+    if not usable:
+        raise ConfigError(
+            "REDIS_URL is not usable: give redis://host:6379/0 (or rediss://, unix:///path); "
+            "a password goes before the host, its '/', '#', '?' and '@' as %2F, %23, %3F and %40"
+        )
 
 
 class _Session:
@@ -141,10 +161,8 @@ class RedisLink:
     def __init__(
         self, url: str, *, clock: Clock, deadline_s: float = 1.0, scripts: Sequence[str] = ()
     ) -> None:
-        try:
-            self._pool = ConnectionPool.from_url(url)
-        except ValueError as error:
-            raise ConfigError(f"REDIS_URL is not usable: {error}") from None
+        check_url(url)
+        self._pool = ConnectionPool.from_url(url)
         # Set behind the URL's own options. No socket timeout: the connection idles between ticks,
         # and `call` has the one deadline; with one, the library also makes a task per write.
         self._pool.connection_kwargs.update(

@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from solocron.errors import ConfigError
+from solocron.locks.link import check_url
 
 log = logging.getLogger("solocron.notifications")
 
@@ -47,11 +47,9 @@ class Fanout:
             "protocol": 2, "retry": Retry(NoBackoff(), 0), "socket_connect_timeout": deadline_s,
             "socket_timeout": None, "health_check_interval": 0,
         }  # fmt: skip
-        try:
-            self._pool = ConnectionPool.from_url(url, **options)
-            self._publisher = Redis.from_url(url, **options)
-        except ValueError as error:
-            raise ConfigError(f"REDIS_URL is not usable: {error}") from None
+        check_url(url)
+        self._pool = ConnectionPool.from_url(url, **options)
+        self._publisher = Redis.from_url(url, **options)
         self._prefix = f"solocron:{environment}:notifications:".replace("::", ":")
         self._deadline_s = deadline_s
         self._watched: set[str] = set()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, ColumnElement, event, text
@@ -19,6 +21,7 @@ from sqlalchemy.ext.compiler import compiles
 
 from solocron.errors import ConfigError, StorageUnavailable
 from solocron.storage.migrate import head_revision, upgrade
+from solocron.storage.tables import metadata
 
 log = logging.getLogger("solocron.storage")
 
@@ -31,8 +34,14 @@ _POOL_TIMEOUT_S = 5
 
 # Answers of PostgreSQL that say nothing of the statement itself: a lock not had in time, a session
 # ended by the server (shut down, or idle in a transaction), a deadlock, a serialization failure,
-# a cancelled statement.
-_TRANSIENT = frozenset({"55P03", "57P01", "25P03", "40P01", "40001", "57014"})
+# a cancelled statement; and that the role may not do it.
+_REFUSALS = frozenset({"55P03", "57P01", "25P03", "40P01", "40001", "57014", "42501"})
+
+_MISSING_TABLE = re.compile(r'no such table: (?:main\.)?(\w+)|relation "(\w+)" does not exist')
+_OURS = {*metadata.tables, "alembic_version"}
+
+_EXAMPLES = "give sqlite:///file.db or postgresql://user@host:5432/name"
+_POSTGRES_OPTIONS = ("host", "port", "ssl", "sslmode", "passfile")
 
 
 class DatabaseNow(ColumnElement[int]):
@@ -65,7 +74,7 @@ class Database:
     """
 
     def __init__(self, url: str, *, idle_ms: int = 10_000) -> None:
-        self._url = _parse(url)
+        self._url = parse_url(url)
         self._up: bool | None = None
         self._under_way: set[asyncio.Task[Any]] = set()
         self.dialect = self._url.get_backend_name()
@@ -75,7 +84,12 @@ class Database:
             self._engine = _sqlite(self._url)
 
     def __repr__(self) -> str:
-        return f"Database({self._url.render_as_string(hide_password=True)})"
+        return f"Database({_shown(self._url)})"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no connection could be had when one was last wanted (the log says so)."""
+        return self._up is False
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
@@ -100,19 +114,21 @@ class Database:
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:
         """A connection to read with. Raises StorageUnavailable."""
+        if not self._up and (reason := _cannot_open(self._url)):
+            raise self._lost(StorageUnavailable(f"database {_shown(self._url)}: {reason}"))
         async with AsyncExitStack() as stack:
             try:
                 connection = await self._open()
                 stack.push_async_callback(self._return, connection)
             except PoolTimeout as error:  # every connection is in use: nothing is lost
-                raise _unavailable(error) from error
+                raise _unavailable(error, self._url) from error
             except (DBAPIError, OSError) as error:
-                raise self._lost(_unavailable(error)) from error
+                raise self._lost(_unavailable(error, self._url)) from error
             if not self._up:
                 if self._up is False:
                     log.info("Database ready again")
                 self._up = True
-            with _Translated():
+            with _Translated(self._url):
                 yield connection
 
     async def _open(self) -> AsyncConnection:
@@ -154,14 +170,24 @@ class Database:
             await connection.execute(text("SELECT pg_advisory_xact_lock(7305814426)"))
             await connection.run_sync(upgrade)
 
+    async def check(self) -> None:
+        """Raise StorageUnavailable unless the database answers and has this release's schema."""
+        async with self.connect() as connection:
+            query = text("SELECT version_num FROM alembic_version")
+            found = (await connection.execute(query)).scalar()
+        if found != head_revision():
+            raise StorageUnavailable(
+                f"database {_shown(self._url)}: its schema is {found}, this release's is "
+                f"{head_revision()}: run `solocron migrate`"
+            )
+
     async def is_ready(self) -> bool:
         """Whether the database answers and has this release's schema."""
         try:
-            async with self.connect() as connection:
-                query = text("SELECT version_num FROM alembic_version")
-                return (await connection.execute(query)).scalar() == head_revision()
+            await self.check()
         except (StorageUnavailable, DBAPIError):
             return False
+        return True
 
     async def close(self) -> None:
         """Close all connections. Safe to call twice."""
@@ -171,42 +197,81 @@ class Database:
 
 
 class _Translated:
-    """Failures of the connection or of waiting become StorageUnavailable; all else passes, an
-    OSError or a timeout of the caller's own too."""
+    """Failures of the connection or of waiting, and a schema that is not there, become
+    StorageUnavailable; all else passes, an OSError or a timeout of the caller's own too."""
+
+    def __init__(self, url: URL) -> None:
+        self._url = url
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OperationalError | InterfaceError) or (
-            isinstance(error, DBAPIError)
-            and (
-                error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _TRANSIENT
-            )
-        ):
-            raise _unavailable(error) from error
+        if not isinstance(error, DBAPIError):
+            return
+        missing = _MISSING_TABLE.search(str(error.orig))
+        if missing and (missing[1] or missing[2]) in _OURS:
+            raise StorageUnavailable(
+                f"database {_shown(self._url)} is not migrated: run `solocron migrate`"
+            ) from error
+        lost = isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
+        if lost or getattr(error.orig, "sqlstate", None) in _REFUSALS:
+            raise _unavailable(error, self._url) from error
 
 
-def _unavailable(error: Exception) -> StorageUnavailable:
+def _unavailable(error: Exception, url: URL) -> StorageUnavailable:
     cause = getattr(error, "orig", None) or error
-    return StorageUnavailable(f"database: {type(cause).__name__}: {cause}")
+    return StorageUnavailable(f"database {_shown(url)}: {type(cause).__name__}: {cause}")
 
 
-def _parse(url: str) -> URL:
+def _cannot_open(url: URL) -> str | None:
+    """Why an SQLite file cannot be opened: the driver says no more than that it cannot, and from
+    a thread that may outlive the event loop."""
+    if url.get_backend_name() != "sqlite":
+        return None
+    file = Path(url.database or "")
+    if not file.parent.is_dir():
+        return f"there is no folder {file.parent}: create it"
+    if file.is_dir():
+        return "that is a folder: name a file"
+    if not os.access(file if file.exists() else file.parent, os.R_OK | os.W_OK):
+        return "this user may not write it: change its owner or name another file"
+    return None
+
+
+def _shown(url: URL) -> str:
+    """The URL without what may be secret: its password and its options."""
+    backend = url.get_backend_name()
+    bare = url.set(drivername=backend, password=None, query={})
+    return bare.render_as_string(hide_password=True)
+
+
+def parse_url(url: str) -> URL:
+    """The database's URL with the driver that serves it. Raises ConfigError, which shows nothing
+    of it that may be secret."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        raise ConfigError(
-            "DATABASE_URL is not a URL: give sqlite:///file.db or postgresql://user@host/name"
-        ) from None
-    backend = parsed.get_backend_name()
+    except (ArgumentError, ValueError):
+        raise ConfigError(f"DATABASE_URL is not a URL: {_EXAMPLES}") from None
+    backend = parsed.drivername.partition("+")[0]
     drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
     drivers["postgres"] = drivers["postgresql"]
     if backend not in drivers:
+        raise ConfigError(f"DATABASE_URL begins with {backend[:40]!r}: {_EXAMPLES}")
+    parsed = parsed.set(drivername=drivers[backend])
+    if backend == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise ConfigError("DATABASE_URL names no file: give sqlite:///file.db")
+        return parsed
+    unknown = [name for name in parsed.query if name not in _POSTGRES_OPTIONS]
+    if unknown:
         raise ConfigError(
-            f"DATABASE_URL {parsed.render_as_string(hide_password=True)!r}: "
-            "only sqlite:/// and postgresql:// are supported"
+            f"DATABASE_URL has the option {unknown[0][:40]!r}: {_EXAMPLES}, with no options but "
+            f"{', '.join(_POSTGRES_OPTIONS)}"
         )
-    return parsed.set(drivername=drivers[backend])
+    options = dict(parsed.query)
+    if "sslmode" in options:  # libpq's name for what the driver calls ssl
+        options.setdefault("ssl", options.pop("sslmode"))
+    return parsed.set(query=options)
 
 
 def _postgres(url: URL, idle_ms: int) -> AsyncEngine:
@@ -218,6 +283,7 @@ def _postgres(url: URL, idle_ms: int) -> AsyncEngine:
     try:
         return create_async_engine(
             url, pool_size=5, max_overflow=5, pool_timeout=_POOL_TIMEOUT_S, pool_pre_ping=True,
+            hide_parameters=True,
             connect_args={"timeout": _CONNECT_TIMEOUT_S, "server_settings": settings},
         )  # fmt: skip
     except ImportError:
@@ -228,7 +294,7 @@ def _postgres(url: URL, idle_ms: int) -> AsyncEngine:
 
 def _sqlite(url: URL) -> AsyncEngine:
     engine = create_async_engine(
-        url, pool_size=5, max_overflow=5, pool_timeout=_POOL_TIMEOUT_S,
+        url, pool_size=5, max_overflow=5, pool_timeout=_POOL_TIMEOUT_S, hide_parameters=True,
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
     )  # fmt: skip
 

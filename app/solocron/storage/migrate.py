@@ -8,7 +8,10 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection
+
+from solocron.errors import StorageUnavailable
 
 
 def _config() -> Config:
@@ -26,7 +29,13 @@ def head_revision() -> str:
 
 
 def upgrade(connection: Connection) -> None:
-    """Apply what is missing, inside the caller's transaction."""
+    """Apply what is missing, inside the caller's transaction. Raises StorageUnavailable for a
+    schema this release does not know."""
     config = _config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise StorageUnavailable(
+            f"database: its schema is not of this release ({error}): install the newer release"
+        ) from None

@@ -75,11 +75,8 @@ class Authenticator:
     def __init__(
         self, *, clock: Clock, secret: str | None = None, jwks_file: Path | None = None
     ) -> None:
-        if secret is not None and len(secret.encode()) < MIN_SECRET:
-            raise ConfigError(
-                f"SOLOCRON_AUTH_SECRET has {len(secret.encode())} bytes: give at least "
-                f"{MIN_SECRET}, such as from `openssl rand -hex 32`"
-            )
+        if secret is not None:
+            check_secret(secret)
         self._clock = clock
         self._secret = secret
         self._keys = _load_jwks(jwks_file) if jwks_file else None
@@ -140,7 +137,10 @@ class Authenticator:
     def issue(
         self, *, subject: str, stores: list[str] | None, scopes: list[str], lifetime_s: int
     ) -> str:
-        """A new HS256 token. Raises ConfigError without a secret or with an unknown scope."""
+        """A new HS256 token. Raises ConfigError without a secret, with an unknown scope, or where
+        tokens are checked by a JWKS file, which would refuse it."""
+        if self._keys is not None:
+            raise ConfigError("SOLOCRON_AUTH_JWKS is set: get tokens from the issuer of its keys")
         if self._secret is None:
             raise ConfigError("no secret to sign with: set SOLOCRON_AUTH_SECRET")
         unknown = [each for each in scopes if each not in SCOPES]
@@ -152,6 +152,15 @@ class Authenticator:
             "stores": "*" if stores is None else stores, "scope": " ".join(scopes),
         }  # fmt: skip
         return jwt.encode(claims, self._secret, algorithm="HS256")
+
+
+def check_secret(secret: str) -> None:
+    """Raise ConfigError for a secret that is too short to sign with."""
+    if len(secret.encode()) < MIN_SECRET:
+        raise ConfigError(
+            f"SOLOCRON_AUTH_SECRET has {len(secret.encode())} bytes: give at least "
+            f"{MIN_SECRET}, such as from `openssl rand -hex 32`"
+        )
 
 
 def _is_number(value: object) -> bool:

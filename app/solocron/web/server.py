@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -98,8 +99,13 @@ class WebServer:
     async def start(self) -> None:
         """Start the application and listen. Raises ConfigError when the address is not free."""
         await self._runner.setup()
+        site = web.TCPSite(self._runner, self._host, self._port, backlog=_BACKLOG)
+        starting = asyncio.create_task(site.start())
         try:
-            await web.TCPSite(self._runner, self._host, self._port, backlog=_BACKLOG).start()
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:  # cut short, it would leave its socket listening
+            await asyncio.gather(starting, return_exceptions=True)
+            raise
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {self._host}:{self._port}: {error.strerror or error}; "
