@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -58,15 +60,21 @@ def folder(tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.Monkey
 
 
 def test_the_readmes_code_runs_from_top_to_bottom(folder: Path) -> None:
-    done = subprocess.run(
-        ["bash", "-c", shell_script()], capture_output=True, text=True, timeout=110, cwd=folder
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 rows read, 3 imported, 0 bad." in done.stdout
-    assert "store.open-reminder 44:1" in done.stdout
-    assert "succeeded {'stores': 3}" in done.stdout
-    assert "running True" in done.stdout
-    assert "Traceback" not in done.stderr
+    shell = subprocess.Popen(
+        ["bash", "-c", shell_script()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=folder, start_new_session=True,
+    )  # fmt: skip
+    try:
+        stdout, stderr = shell.communicate(timeout=110)
+    finally:
+        with suppress(ProcessLookupError):  # a server that a failing block left behind
+            os.killpg(shell.pid, signal.SIGKILL)
+    assert shell.returncode == 0, stdout + stderr
+    assert "3 rows read, 3 imported, 0 bad." in stdout
+    assert "store.open-reminder 44:1" in stdout
+    assert "succeeded {'stores': 3}" in stdout
+    assert "running True" in stdout
+    assert "Traceback" not in stderr
 
 
 async def test_the_readmes_aiohttp_host_starts_and_stops(folder: Path) -> None:
