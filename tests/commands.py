@@ -40,6 +40,7 @@ class Cli:
     def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
         self.folder = folder
         self.variables = dict(variables)
+        self._started: list[asyncio.subprocess.Process] = []
 
     async def start(
         self, *args: str, stdin: int | None = asyncio.subprocess.DEVNULL, stdout: Any = None,
@@ -48,11 +49,20 @@ class Cli:
         """Start a command; without `stdout` and `stderr` both are piped."""
         inherited = {k: v for k, v in os.environ.items() if not SETTING.match(k)}
         pipe = asyncio.subprocess.PIPE
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable, "-W", "error", "-c", CODE, *args, cwd=self.folder, stdin=stdin,
             stdout=stdout or pipe, stderr=stderr or pipe,
             env={**inherited, "PYTHONPATH": str(APP), **self.variables, **variables},
         )  # fmt: skip
+        self._started.append(process)
+        return process
+
+    async def close(self) -> None:
+        """Kill what a failed test left running."""
+        for process in self._started:
+            if process.returncode is None:
+                process.kill()
+                await process.communicate()
 
     async def __call__(self, *args: str, answer: str | None = None, **variables: str) -> Result:
         """Run a command to its end; `answer` is what its user types."""

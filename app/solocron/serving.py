@@ -40,4 +40,9 @@ async def serve_until_signalled(
     async with cron.serving() as server:
         if started is not None:
             started(server)
-        await cron.run_until(stopping)
+        try:
+            await cron.run_until(stopping)
+        except asyncio.CancelledError:
+            if stopping.is_set():
+                task.cancel()  # a second signal so soon is meant for the graceful stop, too
+            raise

@@ -160,10 +160,18 @@ async def test_no_tick_begins_after_the_signal(redis_server: RedisServer, sqlite
     worker = await Worker.start(
         redis=redis_server.url, database=sqlite_url, sweep=0.1, grace=30,
         job={"name": "w", "body_ms": 3000, "overlap": "skip"},
+        store_open_reminder_schedule="* * * * * *",
     )  # fmt: skip
     await worker.saw(lambda event: event["event"] == "start")
+
+    async def between_ticks() -> bool:
+        return 200 < wall_ms() % 1000 < 700
+
+    await until(between_ticks)
+    signalled = wall_ms()
     worker.signal(signal.SIGTERM)
     await worker.stop()
+    assert await ticks_after(database, signalled) == []  # of either job
     assert [event["event"] for event in worker.events] == ["ready", "start", "stopped"]
     assert len(await effects(database)) == 1
     await database.close()

@@ -8,6 +8,8 @@ import json
 import os
 import pty
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +30,33 @@ NOWHERE = "postgresql://u@127.0.0.1:1/none"
 OTHER_SERVER = "elsewhere:1:abcdef:-1"
 
 
+@asynccontextmanager
+async def commands(folder: Path, redis: RedisServer, database: str) -> AsyncIterator[Cli]:
+    cli = Cli(folder, {"REDIS_URL": redis.url, "DATABASE_URL": database})
+    yield cli
+    await cli.close()
+
+
 @pytest.fixture
-def cli(tmp_path: Path, redis_server: RedisServer, database_url: str) -> Cli:
+async def cli(tmp_path: Path, redis_server: RedisServer, database_url: str) -> AsyncIterator[Cli]:
     """On both databases, not migrated."""
-    return Cli(tmp_path, {"REDIS_URL": redis_server.url, "DATABASE_URL": database_url})
+    async with commands(tmp_path, redis_server, database_url) as cli:
+        yield cli
 
 
 @pytest.fixture
-def small(tmp_path: Path, redis_server: RedisServer, sqlite_url: str) -> Cli:
+async def small(tmp_path: Path, redis_server: RedisServer, sqlite_url: str) -> AsyncIterator[Cli]:
     """On SQLite, for what does not depend on the database."""
-    return Cli(tmp_path, {"REDIS_URL": redis_server.url, "DATABASE_URL": sqlite_url})
+    async with commands(tmp_path, redis_server, sqlite_url) as cli:
+        yield cli
+
+
+@pytest.fixture
+async def large(tmp_path: Path, redis_server: RedisServer, postgres_url: str) -> AsyncIterator[Cli]:
+    """On PostgreSQL, migrated: a run can be made to wait for a lock in it."""
+    async with commands(tmp_path, redis_server, postgres_url) as cli:
+        await cli("migrate")
+        yield cli
 
 
 def written(cli: Cli, content: str, name: str = "stores.csv") -> str:
@@ -237,16 +256,11 @@ async def test_locks_and_unlock(small: Cli, redis_server: RedisServer) -> None:
     assert bad.code == 2 and "'two words'" in bad.complaint
 
 
-async def test_unlock_cancels_the_owners_run(
-    postgres_url: str, redis_server: RedisServer, tmp_path: Path
-) -> None:
-    cli = Cli(tmp_path, {"REDIS_URL": redis_server.url, "DATABASE_URL": postgres_url,
-                         "SOLOCRON_LEASE": "1"})  # fmt: skip
-    await cli("migrate")
-    async with stores_locked(postgres_url):
-        owner = await cli.start("run", "store-auto-close")
+async def test_unlock_cancels_the_owners_run(large: Cli, redis_server: RedisServer) -> None:
+    async with stores_locked(large.variables["DATABASE_URL"]):
+        owner = await large.start("run", "store-auto-close", SOLOCRON_LEASE="1")
         await until(lambda: locked(redis_server))
-        assert (await cli("unlock", "cron:store-auto-close", "--yes")).code == 0
+        assert (await large("unlock", "cron:store-auto-close", "--yes")).code == 0
         result = await finished(owner)  # the table is still locked: only the lock can have ended it
     assert result.code == 1
     assert "lost" in result.complaint
@@ -324,16 +338,12 @@ async def test_serve_drains_and_ends_with_0(cli: Cli, number: signal.Signals) ->
         assert json.loads(line)["level"] in ("info", "warning")
 
 
-async def test_a_second_signal_stops_at_once(
-    postgres_url: str, redis_server: RedisServer, tmp_path: Path
-) -> None:
-    cli = Cli(tmp_path, {
-        "REDIS_URL": redis_server.url, "DATABASE_URL": postgres_url, "SOLOCRON_PORT": "0",
-        "SOLOCRON_GRACE": "600", "SOLOCRON_STORE_AUTO_CLOSE_SCHEDULE": "* * * * * *",
-    })  # fmt: skip
-    await cli("migrate")
-    async with stores_locked(postgres_url):
-        server = await cli.start("serve")
+async def test_a_second_signal_stops_at_once(large: Cli, redis_server: RedisServer) -> None:
+    async with stores_locked(large.variables["DATABASE_URL"]):
+        server = await large.start(
+            "serve", SOLOCRON_PORT="0", SOLOCRON_GRACE="600",
+            SOLOCRON_STORE_AUTO_CLOSE_SCHEDULE="* * * * * *",
+        )  # fmt: skip
         await until(lambda: locked(redis_server))
         server.send_signal(signal.SIGTERM)
         assert server.stderr is not None
