@@ -213,7 +213,7 @@ async def test_a_resume_beyond_the_history_says_so(
 async def test_a_store_that_does_not_exist_is_named_and_not_kept(one: Server) -> None:
     peer = Peer()
     assert await one.hub.subscribe(peer.client, {"a": None, "nowhere": None}) == ["nowhere"]
-    assert one.hub.watched_by(peer.client) == 1
+    assert one.hub.watched_by(peer.client) == {"a"}
     await one.hub.remove(peer.client)
     assert one.hub.clients == 0
     assert not one.hub._topics and not one.fanout._watched

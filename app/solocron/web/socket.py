@@ -179,7 +179,7 @@ class Socket:
         kind = frame.get("type")
         if kind == "subscribe":
             wanted = positions(frame.get("stores"))
-            if self._hub.watched_by(self._client) + len(wanted) > _MAX_SUBSCRIPTIONS:
+            if len(self._hub.watched_by(self._client) | wanted.keys()) > _MAX_SUBSCRIPTIONS:
                 raise InvalidInput(f"at most {_MAX_SUBSCRIPTIONS} subscriptions per connection")
             hidden = [each for each in wanted if not principal.sees(each)]
             unknown = await self._hub.subscribe(
