@@ -39,7 +39,7 @@ from solocron.stores.repository import StoreRepository
 from solocron.web.api import StoresApi
 from solocron.web.auth import Authenticator
 from solocron.web.guard import is_loopback
-from solocron.web.server import MAX_BODY, WebServer, routes
+from solocron.web.server import WebServer, problems, routes
 from solocron.web.socket import Sockets
 
 log = logging.getLogger("solocron")
@@ -347,7 +347,7 @@ class Solocron:
                 f"SOLOCRON_HOST is {self.settings.host!r} and no token is asked for: set "
                 "SOLOCRON_AUTH_SECRET (32 bytes or more) or SOLOCRON_AUTH_JWKS, or serve 127.0.0.1"
             )
-        app = web.Application(client_max_size=MAX_BODY)
+        app = web.Application(middlewares=[problems])
         self.attach(app)
         server = WebServer(app, host=self.settings.host, port=self.settings.port)
         try:

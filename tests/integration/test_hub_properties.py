@@ -283,7 +283,8 @@ class World:
 
 
 STEPS = (
-    ("commit",) * 4 + ("deliver",) * 4 + ("deliver_in_order",) * 2 + ("subscribe",) * 3 + ("race",) * 3
+    ("commit",) * 4 + ("deliver",) * 4 + ("deliver_in_order",) * 2
+    + ("subscribe",) * 3 + ("race",) * 3
     + ("stranger", "unsubscribe", "cancel", "replace", "stall", "prune", "database", "redis")
     + ("turns",) * 2
 )  # fmt: skip
