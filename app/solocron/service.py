@@ -1,19 +1,11 @@
-"""The service: one function builds every part, one class starts and stops them.
-
-A tick's way: `cron.triggers` fires -> `cron.scheduler` -> `cron.runner` claims in `locks.manager`
-and begins in `storage.runs` -> the body in `stores` writes store and notification in one
-transaction -> `notifications.relay` -> `notifications.hub` -> `web.socket`.
-"""
+"""The service: its jobs, and how it starts, drains and stops. `wiring` builds its parts."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Self
 
@@ -21,80 +13,19 @@ from aiohttp import web
 
 from solocron.clock import Clock, SystemClock
 from solocron.cron.job import Body, Job
-from solocron.cron.runner import Outcome, Runner
+from solocron.cron.runner import Outcome
 from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
-from solocron.errors import ConfigError, LockUnavailable, StorageUnavailable
-from solocron.locks.manager import LockManager
-from solocron.locks.results import Survey
-from solocron.notifications.fanout import Fanout
-from solocron.notifications.hub import Hub
-from solocron.notifications.relay import Relay
+from solocron.errors import ConfigError, StorageUnavailable
 from solocron.settings import Settings, load
-from solocron.storage.engine import Database
-from solocron.storage.outbox import Outbox
-from solocron.storage.runs import RunLedger
-from solocron.stores.auto_close import AutoClose
-from solocron.stores.open_reminder import OpenReminder
-from solocron.stores.repository import StoreRepository
-from solocron.web.api import StoresApi
-from solocron.web.auth import Authenticator
 from solocron.web.guard import is_loopback
-from solocron.web.server import MAX_BODY, WebServer, routes
-from solocron.web.socket import Sockets
+from solocron.web.server import WebServer, problems, routes
+from solocron.web.status import overview
+from solocron.wiring import build, policies, store_jobs
 
 log = logging.getLogger("solocron")
 
 _MIGRATE_RETRY_S = 2.0
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Everything a service is made of, wired but not started."""
-
-    clock: Clock
-    database: Database
-    ledger: RunLedger
-    repository: StoreRepository
-    locks: LockManager
-    runner: Runner
-    fanout: Fanout
-    hub: Hub
-    relay: Relay
-    sockets: Sockets
-    authenticator: Authenticator
-    api: StoresApi
-
-
-def build(settings: Settings, clock: Clock) -> Parts:
-    """Wire the parts. Opens nothing; raises ConfigError for a setting that cannot work."""
-    owner = f"{socket.gethostname()}:{os.getpid()}"
-    lease_ms = int(settings.lease * 1000)
-    database = Database(settings.database_url.get_secret_value(), idle_ms=lease_ms)
-    locks = LockManager(
-        settings.redis, clock=clock, lease_ms=lease_ms, deadline_s=settings.redis_deadline
-    )
-    ledger = RunLedger(database)
-    fanout = Fanout(
-        settings.redis, environment=settings.environment, deadline_s=settings.redis_deadline
-    )
-    repository, outbox = StoreRepository(database), Outbox(database)
-    hub = Hub(outbox, fanout)
-    relay = Relay(outbox, fanout, hub, clock)
-    secret = settings.auth_secret.get_secret_value() if settings.auth_secret else None
-    authenticator = Authenticator(clock=SystemClock(), secret=secret, jwks_file=settings.auth_jwks)
-    origins = settings.allowed_origins
-    return Parts(
-        clock=clock, database=database, ledger=ledger, repository=repository, locks=locks,
-        runner=Runner(locks=locks, ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms),
-        fanout=fanout, hub=hub, relay=relay,
-        sockets=Sockets(hub, authenticator, origins=origins, limit=settings.max_connections),
-        authenticator=authenticator,
-        api=StoresApi(
-            repository, authenticator=authenticator, origins=origins, publish=relay.publish,
-            clock=clock,
-        ),
-    )  # fmt: skip
 
 
 class Solocron:
@@ -110,7 +41,9 @@ class Solocron:
         self.parts = build(settings, clock or SystemClock())
         self._jobs: dict[str, Job] = {}
         self._scheduler: Scheduler | None = None
-        self._stopping, self._drained, self._closing = (asyncio.Event() for _ in range(3))
+        self._started, self._stopping, self._drained, self._closing = (
+            asyncio.Event() for _ in range(4)
+        )
         self._background: asyncio.Task[None] | None = None
         for job in store_jobs(settings, self.parts):
             self.add(job)
@@ -147,7 +80,7 @@ class Solocron:
                     calendar=Calendar(schedule, self.settings.timezone),
                     body=body,
                     ttl_ms=int(ttl.total_seconds() * 1000),
-                    **_policies(self.settings),
+                    **policies(self.settings),
                 )
             )
             return body
@@ -170,20 +103,26 @@ class Solocron:
 
     async def start(self) -> None:
         """Start everything; does nothing when started. A missing Redis or database is said once,
-        and found again without help."""
+        and found again without help. Cancelled, it leaves nothing behind."""
+        if self._background is not None and self._closing.is_set():
+            await asyncio.wait([self._background])  # it is about to end
         if self._background is not None:
+            await self._begun(self._background)
             return
-        for event in (self._stopping, self._drained, self._closing):
+        scheduler = self._new_scheduler()
+        for event in (self._started, self._stopping, self._drained, self._closing):
             event.clear()
-        started = asyncio.Event()
-        self._background = asyncio.create_task(self._run(started), name="solocron")
+        self.parts.sockets.accept()
+        self._background = asyncio.create_task(self._run(scheduler), name="solocron")
         try:
-            await _first(started, self._background)
-        except asyncio.CancelledError:  # whoever waited will not come to stop it
+            await self._begun(self._background)
+        except BaseException:
             await self._abort()
             raise
-        if self._background.done():
-            background, self._background = self._background, None
+
+    async def _begun(self, background: asyncio.Task[None]) -> None:
+        await self._started.wait()
+        if background.done():
             background.result()
 
     async def drain(self) -> None:
@@ -191,50 +130,67 @@ class Solocron:
         handed over; their notifications are published and sockets closed with 1001."""
         self._stopping.set()
         if self._background is not None:
-            await _first(self._drained, self._background)
+            await self._drained.wait()
 
     async def stop(self) -> None:
         """Drain, then close everything: no task, socket or lock is left. Safe to call twice, and
-        before `start`."""
-        background, self._background = self._background, None
+        before `start`; raises what broke the service. Cancelled, it hands running jobs over at
+        once."""
         self._stopping.set()
         self._closing.set()
+        background = self._background
         if background is not None:
-            await background
+            try:
+                await background
+            finally:
+                if self._background is background:
+                    self._background = None
 
     async def _abort(self) -> None:
-        """Stop without grace: what runs is cancelled and handed over."""
-        if (background := self._background) is not None:
-            self._background = None
+        background, self._background = self._background, None
+        if background is not None:
             background.cancel()
-            await asyncio.wait([background])
+            await asyncio.gather(background, return_exceptions=True)
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Wait for `stop`; raises what broke the service, if something does before."""
-        background = self._background
-        if background is None:
+        if self._background is None:
             return
-        await _first(stop, background)
-        if background.done():
-            background.result()
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([stopped, self._background], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+        if self._background is not None and self._background.done():
+            self._background.result()
 
-    async def _run(self, started: asyncio.Event) -> None:
+    def _new_scheduler(self) -> Scheduler:
         parts = self.parts
-        scheduler = Scheduler(
+        self._scheduler = Scheduler(
             list(self._jobs.values()), runner=parts.runner, locks=parts.locks, ledger=parts.ledger,
             clock=parts.clock, sweep_s=self.settings.sweep,
         )  # fmt: skip
-        self._scheduler = scheduler
+        return self._scheduler
+
+    async def _run(self, scheduler: Scheduler) -> None:
+        """Everything, from the first connection to the last; each wait for it ends with it."""
+        parts = self.parts
         try:
             async with parts.locks:
                 try:
-                    await self._host(scheduler, started)
+                    await self._live(scheduler)
                 finally:
-                    await scheduler.stop(0)  # while locks can still be given back
+                    await scheduler.stop(0)
+                    await parts.sockets.drain()
+        except Exception:
+            log.critical("The service stopped: a part of it broke", exc_info=True)
+            raise
         finally:
             await parts.database.close()
+            self._started.set()
+            self._drained.set()
 
-    async def _host(self, scheduler: Scheduler, started: asyncio.Event) -> None:
+    async def _live(self, scheduler: Scheduler) -> None:
         parts = self.parts
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -244,7 +200,7 @@ class Solocron:
                 group.create_task(parts.relay.run()),
             ]
             scheduler.start()
-            started.set()
+            self._started.set()
             await self._stopping.wait()
             await scheduler.stop(self.settings.grace)
             await parts.relay.flush()
@@ -281,7 +237,8 @@ class Solocron:
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether this server should get traffic, and the state of its parts. Without Redis it
         works on the ledger, so only the database and a stop count against it."""
-        draining = self._stopping.is_set() or self._background is None
+        background = self._background
+        draining = self._stopping.is_set() or background is None or background.done()
         database = not draining and await self.parts.database.is_ready()
         state = {
             "redis": "up" if self.parts.locks.link.is_up else "down",
@@ -294,33 +251,11 @@ class Solocron:
 
     async def status(self) -> dict[str, Any]:
         """Redis, database, their problems, each job's lock and last run (times UTC epoch ms)."""
-        parts, jobs, problems = self.parts, list(self._jobs.values()), {}
-        surveys: list[Survey] = []
-        try:
-            surveys = await parts.locks.survey([(job.lock_key, job.fingerprint) for job in jobs])
-        except LockUnavailable as error:
-            problems["redis"] = str(error)
-        try:
-            await parts.database.check()
-        except StorageUnavailable as error:
-            problems["database"] = str(error)
-        now, rows = parts.clock.now_ms(), []
-        for number, job in enumerate(jobs):
-            last = (
-                (await parts.ledger.history(job.name, 1))[:1] if "database" not in problems else []
-            )
-            run = last[0] if last else {}
-            survey = surveys[number] if surveys else None
-            rows.append({
-                "job": job.name, "next_tick": job.calendar.next_after(now),
-                "owner": survey.owner if survey else None,
-                "paused": survey.paused if survey else None,
-                "last_tick": run.get("tick"), "state": run.get("state"),
-                "attempt": run.get("attempt"), "duration_ms": run.get("duration_ms"),
-                "error": run.get("error"),
-            })  # fmt: skip
-        up = {each: "down" if each in problems else "up" for each in ("redis", "database")}
-        return {**up, "problems": list(problems.values()), "jobs": rows}
+        parts, jobs = self.parts, list(self._jobs.values())
+        return await overview(
+            jobs, locks=parts.locks, ledger=parts.ledger, database=parts.database,
+            now_ms=parts.clock.now_ms(),
+        )  # fmt: skip
 
     def routes(self) -> list[web.RouteDef]:
         """The HTTP and WebSocket routes, each guarded."""
@@ -352,7 +287,7 @@ class Solocron:
                 f"SOLOCRON_HOST is {self.settings.host!r} and no token is asked for: set "
                 "SOLOCRON_AUTH_SECRET (32 bytes or more) or SOLOCRON_AUTH_JWKS, or serve 127.0.0.1"
             )
-        app = web.Application(client_max_size=MAX_BODY)
+        app = web.Application(middlewares=[problems])
         self.attach(app)
         server = WebServer(app, host=self.settings.host, port=self.settings.port)
         try:
@@ -362,38 +297,4 @@ class Solocron:
             try:
                 await server.stop()
             finally:
-                await self._abort()  # when that was cut short
-
-
-async def _first(event: asyncio.Event, task: asyncio.Task[None]) -> None:
-    """Wait for the event or the task's end."""
-    waiting = asyncio.create_task(event.wait())
-    try:
-        await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiting.cancel()
-
-
-def store_jobs(settings: Settings, parts: Parts) -> Sequence[Job]:
-    """The two built-in jobs."""
-    bodies: list[tuple[str, type[AutoClose] | type[OpenReminder]]] = [
-        ("store_auto_close", AutoClose), ("store_open_reminder", OpenReminder),
-    ]  # fmt: skip
-    return [
-        Job(
-            name=field.replace("_", "-"),
-            calendar=Calendar(getattr(settings, f"{field}_schedule"), settings.timezone),
-            body=kind(parts.repository, parts.clock, parts.relay.publish, batch=settings.batch),
-            ttl_ms=int(getattr(settings, f"{field}_ttl") * 1000),
-            **_policies(settings),
-        )
-        for field, kind in bodies
-    ]
-
-
-def _policies(settings: Settings) -> dict[str, Any]:
-    return {
-        "environment": settings.environment,
-        "catch_up_ms": int(settings.catch_up * 1000),
-        "on_redis_down": settings.on_redis_down,
-    }
+                await self._abort()  # what is left when that was cancelled

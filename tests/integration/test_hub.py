@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from sqlalchemy import delete, insert, update
 
-from clients import Listener
 from conftest import RedisServer
+from peers import Peer
 from solocron.clock import SystemClock
-from solocron.notifications.client import Client
 from solocron.notifications.event import cloud_event
 from solocron.notifications.fanout import Fanout
 from solocron.notifications.hub import Hub
@@ -22,53 +20,6 @@ from solocron.storage import outbox as rows
 from solocron.storage.engine import Database
 from solocron.storage.outbox import Notification, Outbox
 from solocron.storage.tables import notifications, stores
-
-
-class Wire(asyncio.Transport):
-    """Where a client's bytes go: `stalled` bytes are never taken by the peer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes: list[bytes] = []
-        self.stalled = False
-
-    def write(self, data: Any) -> None:
-        self.writes.append(bytes(data))
-
-    def get_write_buffer_size(self) -> int:
-        return sum(map(len, self.writes)) if self.stalled else 0
-
-    def is_closing(self) -> bool:
-        return False
-
-
-class Peer:
-    """A client of a hub, and what its other end heard."""
-
-    def __init__(self, max_pending: int = 4_000_000) -> None:
-        self.wire = Wire()
-        self.slow = asyncio.Event()
-        self.client = Client(self.wire, on_slow=self.slow.set, max_pending=max_pending)
-
-    @property
-    def heard(self) -> Listener:
-        listener = Listener()
-        data = b"".join(self.wire.writes)
-        while data:
-            assert data[0] == 0x81  # a whole text frame, unmasked
-            size, start = data[1], 2
-            if size >= 126:
-                start = 4 if size == 126 else 10
-                size = int.from_bytes(data[2:start], "big")
-            listener.hear(data[start : start + size].decode())
-            data = data[start + size :]
-        return listener
-
-    async def has(self, store: str, seqs: list[int]) -> None:
-        """Wait until just these were heard of the store."""
-        async with asyncio.timeout(10):
-            while self.heard.seqs[store] != seqs:
-                await asyncio.sleep(0.005)
 
 
 class Server:
@@ -213,7 +164,7 @@ async def test_a_resume_beyond_the_history_says_so(
 async def test_a_store_that_does_not_exist_is_named_and_not_kept(one: Server) -> None:
     peer = Peer()
     assert await one.hub.subscribe(peer.client, {"a": None, "nowhere": None}) == ["nowhere"]
-    assert one.hub.watched_by(peer.client) == 1
+    assert one.hub.watched_by(peer.client) == {"a"}
     await one.hub.remove(peer.client)
     assert one.hub.clients == 0
     assert not one.hub._topics and not one.fanout._watched

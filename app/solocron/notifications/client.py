@@ -25,15 +25,21 @@ class Client:
     """Writes frames to `transport`; what is queued in one loop turn goes out in one write.
 
     When more than `max_pending` bytes wait for the peer, `on_slow` is called once and nothing
-    more is queued: a slow client is closed and resumes, and stalls no other.
+    more is written: a slow client is closed and resumes, and stalls no other. Once `is_over` says
+    so, frames are dropped: nothing may follow a close frame.
     """
 
     def __init__(
-        self, transport: asyncio.Transport, *, on_slow: Callable[[], None],
+        self,
+        transport: asyncio.Transport,
+        *,
+        on_slow: Callable[[], None],
+        is_over: Callable[[], bool] | None = None,
         max_pending: int = MAX_PENDING_BYTES,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._transport = transport
         self._on_slow = on_slow
+        self._is_over = is_over or transport.is_closing
         self._max_pending = max_pending
         self._queue: list[bytes] = []
         self._queued = 0
@@ -53,16 +59,22 @@ class Client:
             self._loop.call_soon(self._flush)
         self._queue.append(frame)
         self._queued += len(frame)
-        if self._queued > self._max_pending or self.pending > self._max_pending:
-            self.close()
-            self._loop.call_soon(self._on_slow)
+        if self._queued > self._max_pending:
+            self._give_up()
 
     def _flush(self) -> None:
-        if self.is_closed or not self._queue:
+        if not self._queue:
+            return
+        if self.pending > self._max_pending:
+            self._give_up()
             return
         chunk, self._queue, self._queued = self._queue, [], 0
-        if not self._transport.is_closing():
+        if not self._is_over():
             self._transport.write(chunk[0] if len(chunk) == 1 else b"".join(chunk))
+
+    def _give_up(self) -> None:
+        self.close()
+        self._loop.call_soon(self._on_slow)
 
     def close(self) -> None:
         """Write nothing more, not even what is queued."""

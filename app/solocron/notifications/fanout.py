@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
@@ -28,7 +26,6 @@ log = logging.getLogger("solocron.notifications")
 MAX_EVENT = 256 * 1024
 _CHANNELS_PER_COMMAND = 1000
 _MESSAGES_PER_PIPELINE = 500
-_KEEPALIVE_S = 5.0
 _RECONNECT_S = (0.1, 1.0)
 
 Deliver = Callable[[str, int, bytes], None]
@@ -37,21 +34,26 @@ Deliver = Callable[[str, int, bytes], None]
 class Fanout:
     """Publishes to and receives from the channels of `environment`.
 
-    `deadline_s` bounds connecting and publishing, in s. Run `run()` as a task.
+    `deadline_s` bounds connecting and publishing, in s; a silent link is lost after two
+    `keepalive_s` at most. Run `run()` as a task.
     """
 
-    def __init__(self, url: str, *, environment: str, deadline_s: float) -> None:
-        # No `socket_timeout`: with one the library writes under `asyncio.wait_for`, which on Python
-        # 3.11 can swallow a cancellation; the deadline is kept here.
-        options: dict[str, Any] = {
-            "protocol": 2, "retry": Retry(NoBackoff(), 0), "socket_connect_timeout": deadline_s,
-            "socket_timeout": None, "health_check_interval": 0,
-        }  # fmt: skip
+    def __init__(
+        self, url: str, *, environment: str, deadline_s: float, keepalive_s: float = 5.0
+    ) -> None:
         check_url(url)
-        self._pool = ConnectionPool.from_url(url, **options)
-        self._publisher = Redis.from_url(url, **options)
+        self._pool = ConnectionPool.from_url(url)
+        # Set behind the URL's own options. No `socket_timeout`: with one the library writes under
+        # `asyncio.wait_for`, which on Python 3.11 can swallow a cancellation; the deadline is kept
+        # here.
+        self._pool.connection_kwargs.update(
+            protocol=2, decode_responses=False, retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=deadline_s, socket_timeout=None, health_check_interval=0,
+        )  # fmt: skip
+        self._publisher = Redis.from_pool(self._pool)  # which it closes
         self._prefix = f"solocron:{environment}:notifications:".replace("::", ":")
         self._deadline_s = deadline_s
+        self._keepalive_s = keepalive_s
         self._watched: set[str] = set()
         self._connection: AbstractConnection | None = None
         self._markers: dict[bytes, asyncio.Future[None]] = {}
@@ -76,12 +78,15 @@ class Fanout:
             return False
         return True
 
-    async def take_turn(self, period_ms: int) -> bool:
-        """Whether this server is the first to ask within the period; False without Redis."""
+    async def take_turn(self, period_ms: int, *, again: bool = False) -> bool:
+        """Whether this server is the first to ask within the period; with `again`, whether its turn
+        could be prolonged. False without Redis."""
+        key = self._prefix + "*turn"  # no store has such an id
         try:
             async with asyncio.timeout(self._deadline_s):
-                key = self._prefix + "*turn"  # no store has such an id
-                return bool(await self._publisher.set(key, "1", px=period_ms, nx=True))
+                return bool(
+                    await self._publisher.set(key, "1", px=period_ms, nx=not again, xx=again)
+                )
         except (RedisError, OSError, TimeoutError):
             return False
 
@@ -99,7 +104,7 @@ class Fanout:
                 await self._send(connection, "SUBSCRIBE", fresh)
                 await self._marker(connection)
         except (RedisError, OSError, TimeoutError):
-            self._broken.set()  # `run` connects anew, with all that is watched
+            self._give_up(connection)
 
     async def unwatch(self, store_ids: Iterable[str]) -> None:
         """Unsubscribe from stores nobody here watches any more."""
@@ -112,7 +117,12 @@ class Fanout:
             async with asyncio.timeout(self._deadline_s):
                 await self._send(connection, "UNSUBSCRIBE", gone)
         except (RedisError, OSError, TimeoutError):
-            self._broken.set()  # `run` connects anew, with all that is watched
+            self._give_up(connection)
+
+    def _give_up(self, connection: AbstractConnection) -> None:
+        """Have `run` connect anew, with all that is watched; it may have done so already."""
+        if connection is self._connection:
+            self._broken.set()
 
     async def run(self, deliver: Deliver, on_change: Callable[[], None]) -> None:
         """Keep subscribed until cancelled; reconnects by itself.
@@ -147,8 +157,10 @@ class Fanout:
                 group.create_task(self._subscribe_all(connection, on_change))
                 group.create_task(self._keep_alive(connection))
         finally:
+            was_up = self.is_up
             self._forget()
-            on_change()
+            if was_up:
+                on_change()
             await connection.disconnect(nowait=True)
 
     async def _subscribe_all(
@@ -192,7 +204,7 @@ class Fanout:
     async def _read(self, connection: AbstractConnection, deliver: Deliver) -> None:
         prefix = self._prefix.encode()
         while True:
-            reply = await connection.read_response(timeout=math.inf)
+            reply = await connection.read_response()
             self._heard = True
             if isinstance(reply, bytes):  # the PONG of a connection without subscriptions
                 self._answered(reply)
@@ -215,12 +227,14 @@ class Fanout:
         """Find a half-open link: something must be heard between two pings."""
         while True:
             self._heard = False
-            await self._write(connection, connection.pack_command("PING", b"alive"))
             with suppress(TimeoutError):
-                async with asyncio.timeout(_KEEPALIVE_S):
+                async with asyncio.timeout(self._keepalive_s):
+                    await self._write(connection, connection.pack_command("PING", b"alive"))
                     await self._broken.wait()
-            if self._broken.is_set() or not self._heard:
-                raise ConnectionError(f"no answer for {_KEEPALIVE_S:g} s")
+            if self._broken.is_set():
+                raise ConnectionError(f"no answer within {self._deadline_s:g} s")
+            if not self._heard:
+                raise ConnectionError(f"no answer for {self._keepalive_s:g} s")
 
     def _down(self, error: BaseException) -> None:
         if self._said is not False:

@@ -1,10 +1,13 @@
 """The hub: which clients watch which stores, and how far each of them has come.
 
 A client's position in a store is the last `seq` sent to it. A notification is sent when it is the
-next one, dropped when it is a repeat, and when it is further ahead the client is *behind*: the
-missing ones are read from the table. That one rule serves four situations: a connect with a last
-`seq`, a gap, Redis's return, and Redis being away. So nothing is lost or doubled, and the order of
-each store is kept, whatever pub/sub drops, repeats or reorders.
+next one, dropped when it is a repeat, and held when it is further ahead: the client is *behind*,
+and the table is looked at. One look serves every situation (a connect with a last `seq`, a gap,
+Redis's return, Redis being away): it reads the store's newest `seq`, then the rows past the
+position. As rows are committed before they are published, that settles all that was heard before
+it: what the rows lack up to the newest was pruned, what is beyond the newest was never committed.
+So nothing is lost or doubled, and the order of each store is kept, whatever pub/sub drops, repeats
+or reorders.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -42,15 +46,12 @@ class Position:
 
 @dataclass(eq=False)
 class _Topic:
-    """One watched store. `newest` is the highest seq heard of here; `held` are live frames that
-    wait for the missing ones before them; `joining` counts subscriptions under way; `doubted`:
-    the last look found nothing before a held frame."""
+    """One watched store. `held` are live frames that a client cannot take yet, the newest ones
+    when there are many; `joining` counts subscriptions under way."""
 
     clients: dict[Client, int] = field(default_factory=dict)
-    newest: int = 0
     held: dict[int, bytes] = field(default_factory=dict)
     joining: int = 0
-    doubted: bool = False
 
 
 class Hub:
@@ -65,19 +66,19 @@ class Hub:
         self._poll_s = poll_s
         self._topics: dict[str, _Topic] = {}
         self._subscriptions: dict[Client, set[str]] = {}
-        self._resuming: set[Client] = set()
+        self._resuming: Counter[Client] = Counter()
         self._behind: set[str] = set()
         self._look = asyncio.Event()  # something to read from the table
-        self._all_behind = False
+        self._resyncs = 0
 
     @property
     def clients(self) -> int:
         """How many clients are subscribed to anything."""
         return len(self._subscriptions)
 
-    def watched_by(self, client: Client) -> int:
-        """How many stores a client watches."""
-        return len(self._subscriptions.get(client, ()))
+    def watched_by(self, client: Client) -> frozenset[str]:
+        """The stores a client watches."""
+        return frozenset(self._subscriptions.get(client, ()))
 
     # -- subscribing -----------------------------------------------------------------------
 
@@ -87,50 +88,64 @@ class Hub:
         Sends the `subscribed` frame, then what the client missed, paced to what it takes; returns
         the stores that do not exist. Raises StorageUnavailable, and then nothing has changed.
         """
+        resyncs = self._resyncs
         for store_id in wanted:
             self._topics.setdefault(store_id, _Topic()).joining += 1
-        positions: dict[str, Position] = {}
         try:
-            await self._fanout.watch(wanted)
-            heads = await self._outbox.heads(list(wanted))
-            behind = {
-                each: last
-                for each, last in wanted.items()
-                if last is not None and last < heads.get(each, 0)
-            }
-            oldest = await self._outbox.oldest(list(behind)) if behind else {}
-            for store_id, head in heads.items():
-                start, recovered = _start(wanted[store_id], head, oldest.get(store_id))
-                positions[store_id] = Position(head, recovered)
-                self._join(client, store_id, start, head)
-            client.send(subscribed(positions))
+            try:
+                heads, behind = await self._join(client, wanted)
+            finally:
+                for store_id in wanted:
+                    self._topics[store_id].joining -= 1
+            await self._resume(client, behind)
+            for store_id in wanted:  # what was heard, or may have been missed, while it joined
+                self._release(store_id)
+                if self._resyncs != resyncs:
+                    self._need(store_id)
         finally:
-            for store_id in wanted:
-                self._topics[store_id].joining -= 1
-            await self._leave(each for each in wanted if each not in positions)
-        await self._resume(client, list(behind))
-        return [each for each in wanted if each not in positions]
+            await self._leave(wanted)
+        return [each for each in wanted if each not in heads]
 
-    def _join(self, client: Client, store_id: str, start: int, head: int) -> None:
-        topic = self._topics[store_id]
-        topic.clients[client] = start
-        topic.newest = max(topic.newest, head)
-        self._subscriptions.setdefault(client, set()).add(store_id)
+    async def _join(
+        self, client: Client, wanted: Mapping[str, int | None]
+    ) -> tuple[Mapping[str, int], Sequence[str]]:
+        """Set the client's positions, all in one turn: (newest seqs, stores it is behind in)."""
+        await self._fanout.watch(wanted)
+        heads = await self._outbox.heads(list(wanted))
+        behind = {
+            each: last
+            for each, last in wanted.items()
+            if last is not None and last < heads.get(each, 0)
+        }
+        oldest = await self._outbox.oldest(list(behind)) if behind else {}
+        if client.is_closed:
+            return heads, ()
+        positions: dict[str, Position] = {}
+        for store_id, head in heads.items():
+            start, recovered = _start(wanted[store_id], head, oldest.get(store_id))
+            positions[store_id] = Position(head, recovered)
+            self._topics[store_id].clients[client] = start
+        if heads:
+            self._subscriptions.setdefault(client, set()).update(heads)
+        client.send(subscribed(positions))
+        return heads, list(behind)
 
     async def _resume(self, client: Client, store_ids: Sequence[str]) -> None:
         """Replay for one client, at its own pace; what comes meanwhile is caught up after."""
-        self._resuming.add(client)
+        if not store_ids:
+            return
+        self._resuming[client] += 1
         try:
             for start in range(0, len(store_ids), CHUNK):
                 await self._replay(store_ids[start : start + CHUNK], client)
         except StorageUnavailable as error:
             log.debug("resume waits for the database: %s", error)
         finally:
-            self._resuming.discard(client)
-            for store_id in self._subscriptions.get(client, ()):
-                topic = self._topics[store_id]
-                if topic.clients[client] < topic.newest:
-                    self._need(store_id)
+            self._resuming[client] -= 1
+            if not self._resuming[client]:
+                del self._resuming[client]
+            for store_id in self._subscriptions.get(client, ()):  # looks passed it over
+                self._need(store_id)
 
     async def unsubscribe(self, client: Client, store_ids: Iterable[str]) -> None:
         """Stop watching these stores; stores not watched are ignored."""
@@ -144,7 +159,7 @@ class Hub:
         await self._leave(gone)
 
     async def remove(self, client: Client) -> None:
-        """Forget a client that is gone. Safe to call twice."""
+        """Forget a client that is gone, for good. Safe to call twice."""
         client.close()
         await self.unsubscribe(client, list(self._subscriptions.get(client, ())))
 
@@ -167,18 +182,28 @@ class Hub:
             self._send(store_id, topic, seq, text_frame(event))
 
     def _send(self, store_id: str, topic: _Topic, seq: int, frame: bytes) -> None:
-        topic.newest = max(topic.newest, seq)
-        behind = False
+        early, behind = topic.joining > 0, False
         for client, last in topic.clients.items():
             if seq == last + 1:
                 topic.clients[client] = seq
                 client.send(frame)
-            elif seq > last and client not in self._resuming:
-                behind = True
+            elif seq > last and not client.is_closed:
+                early = True
+                behind = behind or client not in self._resuming
+        if early:
+            topic.held[seq] = frame
+            if len(topic.held) > _HELD_PER_STORE:
+                del topic.held[min(topic.held)]
         if behind:
-            if len(topic.held) < _HELD_PER_STORE:
-                topic.held[seq] = frame
             self._need(store_id)
+
+    def _release(self, store_id: str) -> None:
+        """Send again what was held; it is held again if it is still ahead of somebody."""
+        topic = self._topics.get(store_id)
+        if topic is not None and topic.held:
+            held, topic.held = topic.held, {}
+            for seq in sorted(held):
+                self._send(store_id, topic, seq, held[seq])
 
     def _need(self, store_id: str) -> None:
         self._behind.add(store_id)
@@ -186,7 +211,8 @@ class Hub:
 
     def resync(self) -> None:
         """Messages may have been missed on every store (Redis is back): look in the table."""
-        self._all_behind = True
+        self._resyncs += 1
+        self._behind.update(self._topics)
         self._look.set()
 
     # -- catch-up --------------------------------------------------------------------------
@@ -198,7 +224,7 @@ class Hub:
                 async with asyncio.timeout(None if self._fanout.is_up else self._poll_s):
                     await self._look.wait()
             except TimeoutError:
-                self._all_behind = True
+                self.resync()
             self._look.clear()
             try:
                 await self._catch_up()
@@ -208,14 +234,6 @@ class Hub:
                 self._look.set()
 
     async def _catch_up(self) -> None:
-        if self._all_behind:
-            heads = await self._outbox.heads(list(self._topics))
-            self._all_behind = False
-            for store_id, head in heads.items():
-                topic = self._topics.get(store_id)
-                if topic is not None and any(last < head for last in topic.clients.values()):
-                    topic.newest = max(topic.newest, head)
-                    self._behind.add(store_id)
         while self._behind:
             chunk = [self._behind.pop() for _ in range(min(CHUNK, len(self._behind)))]
             try:
@@ -229,63 +247,62 @@ class Hub:
 
         With `only`, what that one client is missing, and no faster than it takes it.
         """
-        found: set[str] = set()
-        while last := self._slowest(store_ids, only):
-            rows = await self._outbox.since(list(last.items()), _PAGE)
+        more = True
+        while more and (asked := self._positions(store_ids, only)):
+            heard = {each: dict(self._topics[each].held) for each in asked}
+            heads, rows = await self._outbox.since(asked, _PAGE)
             for row in rows:
                 topic = self._topics.get(row.store_id)
                 if topic is not None:
-                    self._mend(row.store_id, topic, row.seq, last)
+                    if row.seq > asked[row.store_id] + 1:
+                        self._skip(row.store_id, topic, row.seq - 1)
                     self._send(row.store_id, topic, row.seq, text_frame(cloud_event(row)))
-            found.update(row.store_id for row in rows)
-            if len(rows) < _PAGE:
-                break
-            if only is not None:
+                asked[row.store_id] = row.seq
+            more = len(rows) == _PAGE
+            if not more:
+                for store_id, reached in asked.items():
+                    self._settle(store_id, reached, heads.get(store_id, 0), heard[store_id])
+            elif only is not None:
                 await self._paced(only)
-        for store_id in store_ids if only is None else ():
-            self._resend_held(store_id, fruitful=store_id in found)
 
-    def _resend_held(self, store_id: str, *, fruitful: bool) -> None:
-        """Live frames that came during the replay. One whose predecessor is in no second look
-        either was never committed here (a database restored, a stranger's message): drop it."""
-        topic = self._topics.get(store_id)
-        if topic is None or not topic.held:
-            return
-        held, topic.held = topic.held, {}
-        if topic.doubted and not fruitful:
-            topic.doubted = False
-            topic.newest = max(topic.clients.values(), default=0)
-            log.warning("dropped messages on store %s that the table does not have", store_id)
-            return
-        topic.doubted = not fruitful
-        for seq in sorted(held):
-            self._send(store_id, topic, seq, held[seq])
-
-    def _slowest(self, store_ids: Sequence[str], only: Client | None) -> dict[str, int]:
+    def _positions(self, store_ids: Iterable[str], only: Client | None) -> dict[str, int]:
+        """The position of the slowest client of each store."""
         slowest: dict[str, int] = {}
         for store_id in store_ids:
             topic = self._topics.get(store_id)
             if topic is None:
                 continue
+            clients = topic.clients if only is None else topic.clients.keys() & {only}
             positions = [
-                last
-                for client, last in topic.clients.items()
-                if (client is only if only else client not in self._resuming)
+                topic.clients[client]
+                for client in clients
+                if not client.is_closed and (only is not None or client not in self._resuming)
             ]
-            if positions and min(positions) < topic.newest:
+            if positions:
                 slowest[store_id] = min(positions)
         return slowest
 
-    def _mend(self, store_id: str, topic: _Topic, seq: int, asked: dict[str, int]) -> None:
-        """A gap in the table itself means the history was pruned: say so, and go on from there."""
-        if seq <= asked[store_id] + 1:
-            asked[store_id] = max(asked[store_id], seq)
+    def _settle(self, store_id: str, reached: int, head: int, heard: Mapping[int, bytes]) -> None:
+        """The table was read to its end: `reached` is its last row, `head` the seq it must have
+        had at least, and `heard` the frames held before it was read."""
+        topic = self._topics.get(store_id)
+        if topic is None:
             return
-        asked[store_id] = seq
+        if reached < head:
+            self._skip(store_id, topic, head)
+        strange = [seq for seq in heard if seq > head and topic.held.get(seq) is heard[seq]]
+        for seq in strange:
+            del topic.held[seq]
+        if strange:
+            log.warning("dropped messages on store %s that the table does not have", store_id)
+        self._release(store_id)
+
+    def _skip(self, store_id: str, topic: _Topic, seq: int) -> None:
+        """A gap in the table itself means the history was pruned: say so, and go on from there."""
         for client, last in topic.clients.items():
-            if last < seq - 1:
-                client.send(subscribed({store_id: Position(seq - 1, False)}))
-                topic.clients[client] = seq - 1
+            if last < seq:
+                client.send(subscribed({store_id: Position(seq, False)}))
+                topic.clients[client] = seq
 
     async def _paced(self, client: Client) -> None:
         """Let the client take what it was sent before the next page, for at most 30 s."""

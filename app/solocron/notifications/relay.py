@@ -40,9 +40,12 @@ class Relay:
         self._sweep_s = sweep_s
         self._queue: deque[Notification] = deque()
         self._work = asyncio.Event()
+        self._flushing = asyncio.Lock()
 
     def publish(self, rows: Sequence[Notification]) -> None:
-        """Take rows that have just been committed."""
+        """Take rows that have just been committed: this server's clients get them now, those of
+        the others soon."""
+        self._deliver(rows)
         if len(self._queue) < _MAX_QUEUED:
             self._queue.extend(rows)
             self._work.set()
@@ -56,19 +59,23 @@ class Relay:
                 await self.flush()
 
     async def flush(self) -> None:
-        """Publish all that is queued."""
-        self._work.clear()
-        while self._queue:
-            size = min(_BATCH, len(self._queue))
-            await self._publish([self._queue.popleft() for _ in range(size)])
+        """Publish all that is queued. While Redis takes nothing, it is left to the sweep."""
+        async with self._flushing:  # one at a time: in order
+            self._work.clear()
+            while self._queue:
+                size = min(_BATCH, len(self._queue))
+                batch = [self._queue.popleft() for _ in range(size)]
+                if await self._fanout.publish(_messages(batch)):
+                    await self._mark(batch)
+                else:
+                    self._queue.clear()
 
-    async def _publish(self, rows: Sequence[Notification]) -> bool:
-        """Tell everybody, and note it; False when the sweep has to do it again."""
-        messages = [(each.store_id, each.seq, cloud_event(each)) for each in rows]
-        for message in messages:
+    def _deliver(self, rows: Sequence[Notification]) -> None:
+        for message in _messages(rows):
             self._hub.deliver(*message)
-        if not await self._fanout.publish(messages):
-            return False
+
+    async def _mark(self, rows: Sequence[Notification]) -> bool:
+        """Note what Redis took; False when it will be published again."""
         try:
             await self._outbox.mark_published(rows, int(self._clock.now_ms()))
         except StorageUnavailable as error:
@@ -85,9 +92,19 @@ class Relay:
                 log.debug("sweep of unpublished notifications skipped: %s", error)
 
     async def _sweep(self) -> None:
-        mine = await self._fanout.take_turn(int(self._sweep_s * 1000))
-        while mine and self._fanout.is_up:
+        """Publish what is old and unpublished, by one server at a time, in bounded batches."""
+        period_ms = int(self._sweep_s * 1000)
+        mine = await self._fanout.take_turn(period_ms)
+        while mine:
             before = int(self._clock.now_ms()) - _UNPUBLISHED_AFTER_MS
             rows = await self._outbox.unpublished(before, _BATCH)
-            if not await self._publish(rows) or len(rows) < _BATCH:
+            if not rows:
                 return
+            self._deliver(rows)
+            if not await self._fanout.publish(_messages(rows)) or not await self._mark(rows):
+                return
+            mine = len(rows) == _BATCH and await self._fanout.take_turn(period_ms, again=True)
+
+
+def _messages(rows: Sequence[Notification]) -> list[tuple[str, int, bytes]]:
+    return [(each.store_id, each.seq, cloud_event(each)) for each in rows]

@@ -60,13 +60,8 @@ class Outbox:
 
     async def heads(self, store_ids: Sequence[str]) -> dict[str, int]:
         """The newest `seq` of each store that exists (0: it has no notification yet)."""
-        found: dict[str, int] = {}
         async with self._database.connect() as connection:
-            for chunk in _chunks(store_ids):
-                query = select(stores.c.id, stores.c.notification_seq).where(stores.c.id.in_(chunk))
-                rows = await connection.execute(query)
-                found.update((row.id, row.notification_seq) for row in rows)
-        return found
+            return await _heads(connection, store_ids)
 
     async def oldest(self, store_ids: Sequence[str]) -> dict[str, int]:
         """The oldest `seq` still kept of each store that has any."""
@@ -82,25 +77,31 @@ class Outbox:
                 found.update((row.store_id, row.seq) for row in rows)
         return found
 
-    async def since(self, last: Sequence[tuple[str, int]], limit: int) -> list[Notification]:
-        """What came after each (store, seq), in order per store, at most `limit` rows.
-
-        Only the first `CHUNK` stores of `last` are asked for.
-        """
-        wanted = (
-            values(column("id", String), column("last", BigInteger), name="wanted")
-            .data(list(last[:CHUNK]))
-            .cte("wanted")
-        )
-        past = and_(notifications.c.store_id == wanted.c.id, notifications.c.seq > wanted.c.last)
-        query = (
-            select(notifications)
-            .join(wanted, past)
-            .order_by(notifications.c.store_id, notifications.c.seq)
-            .limit(limit)
-        )
+    async def since(
+        self, last: Mapping[str, int], limit: int
+    ) -> tuple[dict[str, int], list[Notification]]:
+        """The newest `seq` of each store, read first, and then what came after its `last`: in
+        order per store, at most `limit` rows. At most `CHUNK` stores."""
         async with self._database.connect() as connection:
-            return [_notification(row) for row in await connection.execute(query)]
+            heads = await _heads(connection, list(last))
+            behind = [(each, seq) for each, seq in last.items() if seq < heads.get(each, 0)]
+            if not behind:
+                return heads, []
+            wanted = (
+                values(column("id", String), column("last", BigInteger), name="wanted")
+                .data(behind)
+                .cte("wanted")
+            )
+            past = and_(
+                notifications.c.store_id == wanted.c.id, notifications.c.seq > wanted.c.last
+            )
+            query = (
+                select(notifications)
+                .join(wanted, past)
+                .order_by(notifications.c.store_id, notifications.c.seq)
+                .limit(limit)
+            )
+            return heads, [_notification(row) for row in await connection.execute(query)]
 
     async def unpublished(self, before_ms: int, limit: int) -> list[Notification]:
         """Rows no relay has published although created before `before_ms`, oldest first."""
@@ -126,6 +127,15 @@ class Outbox:
                     .where(select(told.c.n).where(match).exists())
                     .values(published_at=now_ms)
                 )
+
+
+async def _heads(connection: AsyncConnection, store_ids: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for chunk in _chunks(store_ids):
+        query = select(stores.c.id, stores.c.notification_seq).where(stores.c.id.in_(chunk))
+        rows = await connection.execute(query)
+        found.update((row.id, row.notification_seq) for row in rows)
+    return found
 
 
 def _chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -16,6 +16,7 @@ from solocron.stores.repository import StoreRepository, UnknownStore
 from solocron.web.auth import Authenticator, Principal
 from solocron.web.guard import bearer, check_origin
 
+_MAX_BODY = 64 * 1024
 _PAGE = 100
 _MAX_PAGE = 1000
 
@@ -118,13 +119,18 @@ def _body(store: Store) -> dict[str, Any]:
 
 
 async def _json(request: web.Request) -> dict[str, Any]:
+    body = bytearray()
+    async for chunk in request.content.iter_any():  # a host's application may allow more
+        body += chunk
+        if len(body) > _MAX_BODY:
+            raise web.HTTPRequestEntityTooLarge(_MAX_BODY, len(body))
     try:
-        body = json.loads(await request.text())
+        fields = json.loads(body.decode())
     except (ValueError, RecursionError):
         raise InvalidInput("the body is not JSON in UTF-8: send an object") from None
-    if not isinstance(body, Mapping):
-        raise InvalidInput(f"the body is a {type(body).__name__}: send a JSON object")
-    return dict(body)
+    if not isinstance(fields, dict):
+        raise InvalidInput(f"the body is a {type(fields).__name__}: send a JSON object")
+    return fields
 
 
 def _whole(text: str, name: str, most: int) -> int:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import jwt
 
@@ -25,6 +25,8 @@ _MAX_TOKEN = 64 * 1024
 _MAX_STORES = 10_000
 _MAX_JWKS = 256 * 1024
 _LEEWAY_S = 5
+_MAX_TIME_S = 2**53
+_MIN_KEY_BITS = {"RS256": 2048, "ES256": 256}
 
 
 class Unauthenticated(SolocronError):
@@ -69,7 +71,7 @@ ANYBODY = Principal("anybody", None, frozenset(SCOPES))
 class Authenticator:
     """Checks tokens. Without `secret` and `jwks_file` everybody is let in (loopback only).
 
-    Raises ConfigError for a secret under 32 bytes or a JWKS file it cannot use.
+    Raises ConfigError for both, a secret under 32 bytes or a JWKS file it cannot use.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class Authenticator:
     ) -> None:
         if secret is not None:
             check_secret(secret)
+        if secret is not None and jwks_file is not None:
+            raise ConfigError("SOLOCRON_AUTH_SECRET and SOLOCRON_AUTH_JWKS are set: set one")
         self._clock = clock
         self._secret = secret
         self._keys = _load_jwks(jwks_file) if jwks_file else None
@@ -94,6 +98,8 @@ class Authenticator:
             raise Unauthenticated("no token: send Authorization: Bearer <token>")
         if len(token) > _MAX_TOKEN:
             raise Unauthenticated(f"the token has over {_MAX_TOKEN} characters")
+        if not token.isascii():
+            raise Unauthenticated("the token is refused: it is not a JSON Web Token")
         try:
             key, algorithm = self._key_of(token)
             claims = jwt.decode(
@@ -103,6 +109,8 @@ class Authenticator:
             )  # fmt: skip
         except jwt.PyJWTError as error:
             raise Unauthenticated(f"the token is refused: {error}") from None
+        except (RecursionError, ValueError):  # deep JSON, numbers of thousands of digits
+            raise Unauthenticated("the token is refused: it is not a JSON Web Token") from None
         return self._principal(claims)
 
     def _key_of(self, token: str) -> tuple[Any, str]:
@@ -118,7 +126,7 @@ class Authenticator:
         now = self._clock.now_ms() / 1000
         expires_at, not_before = claims["exp"], claims.get("nbf", 0)
         if not _is_number(expires_at) or not _is_number(not_before):
-            raise Unauthenticated("the token is refused: exp and nbf must be numbers")
+            raise Unauthenticated("the token is refused: exp and nbf must be times in s")
         if now > expires_at + _LEEWAY_S:
             raise Unauthenticated("the token is refused: it has expired")
         if now < not_before - _LEEWAY_S:
@@ -164,35 +172,79 @@ def check_secret(secret: str) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether JSON's value is one that a time can have: Python's JSON knows NaN and Infinity."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < _MAX_TIME_S  # which NaN is not
 
 
 def _stores(claims: Mapping[str, Any]) -> frozenset[str] | None:
     stores = claims.get("stores", [])
     if stores == "*":
         return None
-    if not isinstance(stores, list) or len(stores) > _MAX_STORES:
-        raise Unauthenticated(f"the token's stores must be '*' or a list of up to {_MAX_STORES}")
-    return frozenset(str(each) for each in stores)
+    if not _is_strings(stores) or len(stores) > _MAX_STORES:
+        raise Unauthenticated(
+            f"the token is refused: stores must be '*' or a list of up to {_MAX_STORES} strings"
+        )
+    return frozenset(stores)
 
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
     scope = claims.get("scope", "")
-    words = scope.split() if isinstance(scope, str) else scope if isinstance(scope, list) else []
-    return frozenset(str(each) for each in words)
+    if isinstance(scope, str):
+        return frozenset(scope.split())
+    if not _is_strings(scope):
+        raise Unauthenticated("the token is refused: scope must be a string or a list of strings")
+    return frozenset(scope)
+
+
+def _is_strings(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _load_jwks(path: Path) -> dict[str, jwt.PyJWK]:
+    """The file's usable keys by kid. Others (for encryption, of other algorithms) are left out, as
+    the standard asks; secret ones are refused: they do not belong in a file of public keys."""
+    wrong = f"SOLOCRON_AUTH_JWKS {path}: "
     remedy = 'give a JSON file {"keys": [...]} of RS256 or ES256 public keys, each with a kid'
     try:
-        if path.stat().st_size > _MAX_JWKS:
-            raise ConfigError(f"SOLOCRON_AUTH_JWKS {path}: over {_MAX_JWKS} bytes")
-        entries = json.loads(path.read_text())["keys"]
-        keys = {entry["kid"]: jwt.PyJWK(entry) for entry in entries}
-    except (OSError, ValueError, KeyError, TypeError, jwt.PyJWTError) as error:
-        raise ConfigError(
-            f"SOLOCRON_AUTH_JWKS {path}: {type(error).__name__}: {error}; {remedy}"
-        ) from None
-    if not keys or any(key.algorithm_name not in ("RS256", "ES256") for key in keys.values()):
-        raise ConfigError(f"SOLOCRON_AUTH_JWKS {path}: {remedy}")
+        with path.open("rb") as file:
+            text = file.read(_MAX_JWKS + 1)
+        if len(text) > _MAX_JWKS:
+            raise ConfigError(f"{wrong}over {_MAX_JWKS} bytes; {remedy}")
+        entries = json.loads(text)["keys"]
+        if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
+            raise TypeError("keys is not a list of objects")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a JWKS"
+        raise ConfigError(f"{wrong}{reason}; {remedy}") from None
+    keys: dict[str, jwt.PyJWK] = {}
+    for entry in entries:
+        kid = entry.get("kid")
+        if entry.get("kty") == "oct" or "d" in entry:
+            raise ConfigError(f"{wrong}the key {_shown(kid)} is a secret one; {remedy}")
+        key = _usable(entry)
+        if key is None or not isinstance(kid, str):
+            continue
+        if kid in keys:
+            raise ConfigError(f"{wrong}two keys have the kid {_shown(kid)}; {remedy}")
+        keys[kid] = key
+    if not keys:
+        raise ConfigError(f"{wrong}no key of use; {remedy}")
     return keys
+
+
+def _usable(entry: Mapping[str, Any]) -> jwt.PyJWK | None:
+    if entry.get("use", "sig") != "sig":
+        return None
+    try:
+        key = jwt.PyJWK(dict(entry))
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError):  # their texts quote the key
+        return None
+    if key.algorithm_name not in ("RS256", "ES256"):
+        return None
+    return key if getattr(key.key, "key_size", 0) >= _MIN_KEY_BITS[key.algorithm_name] else None
+
+
+def _shown(kid: object) -> str:
+    return repr(str(kid)[:64])

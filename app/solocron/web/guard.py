@@ -9,6 +9,8 @@ from aiohttp import web
 
 from solocron.web.auth import Forbidden
 
+_PORTS = {"http": 80, "https": 443}
+
 
 def bearer(request: web.Request) -> str | None:
     """The token of the Authorization header, if there is one."""
@@ -17,23 +19,43 @@ def bearer(request: web.Request) -> str | None:
 
 
 def check_origin(request: web.Request, allowed: frozenset[str]) -> None:
-    """A browser's page may come from this host or an allowed origin. Raises Forbidden."""
-    origin = request.headers.get("Origin")
-    if origin is None or origin in allowed:
+    """A browser's page may come from this host or an allowed origin. Raises Forbidden.
+
+    Whether this host is reached by http or https is not known behind a proxy: either will do, and a
+    port that is not said is the default one of the origin's scheme.
+    """
+    text = request.headers.get("Origin")
+    if text is None:
         return
-    if urlsplit(origin).netloc.lower() != request.host.lower():
-        raise Forbidden(
-            f"origin {origin[:100]!r} is not allowed: add it to SOLOCRON_ORIGINS"
-        )  # fmt: skip
+    origin = _origin(text)
+    if origin is not None:
+        scheme = origin[0]
+        if origin == _origin(f"{scheme}://{request.host}"):
+            return
+        if any(origin == _origin(each) for each in allowed):
+            return
+    raise Forbidden(f"origin {text[:100]!r} is not allowed: add it to SOLOCRON_ORIGINS")
+
+
+def _origin(text: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port; None for "null" and all else that names no host."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in _PORTS or not host:
+        return None
+    return parts.scheme, host, port or _PORTS[parts.scheme]
 
 
 def check_host(request: web.Request) -> None:
     """Where everybody is let in, the Host must be this machine: a page elsewhere whose name was
     made to point here (DNS rebinding) is refused. Raises Forbidden."""
-    host = urlsplit(f"//{request.host}").hostname or ""
-    if not is_loopback(host):
+    origin = _origin(f"http://{request.host}")
+    if origin is None or not is_loopback(origin[1]):
         raise Forbidden(
-            f"host {host[:100]!r}: without SOLOCRON_AUTH_SECRET only localhost is served"
+            f"host {request.host[:100]!r}: without SOLOCRON_AUTH_SECRET only localhost is served"
         )
 
 

@@ -22,8 +22,8 @@ log = logging.getLogger("solocron.web")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Readiness = Callable[[], Awaitable[tuple[bool, Mapping[str, Any]]]]
 
-MAX_BODY = 64 * 1024
 _BACKLOG = 1024
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 def problem(status: int, title: str, detail: str) -> web.Response:
@@ -42,11 +42,13 @@ def routes(
     """Every route, guarded on its own so that it can live in a host's application."""
 
     async def healthz(request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
+        return web.json_response({"status": "ok"}, headers=_HEADERS)
 
     async def readyz(request: web.Request) -> web.Response:
         ready, parts = await readiness()
-        return web.json_response({"ready": ready, **parts}, status=200 if ready else 503)
+        return web.json_response(
+            {"ready": ready, **parts}, status=200 if ready else 503, headers=_HEADERS
+        )
 
     def guarded(handler: Handler) -> Handler:
         return _guarded(handler, authenticator)
@@ -54,7 +56,7 @@ def routes(
     return [
         web.get("/healthz", healthz),
         web.get("/readyz", readyz),
-        web.get("/ws", guarded(sockets.handle)),
+        web.get("/ws", guarded(sockets.handle), allow_head=False),
         web.get("/api/v1/stores", guarded(stores.list)),
         web.get("/api/v1/stores/{id}", guarded(stores.get)),
         web.put("/api/v1/stores/{id}", guarded(stores.put)),
@@ -68,24 +70,50 @@ def _guarded(handler: Handler, authenticator: Authenticator) -> Handler:
         try:
             if authenticator.is_open:
                 check_host(request)
-            return await handler(request)
-        except Unauthenticated as error:
-            return problem(401, "Unauthenticated", str(error))
-        except Forbidden as error:
-            return problem(403, "Forbidden", str(error))
-        except UnknownStore as error:
-            return problem(404, "Not found", str(error))
-        except InvalidInput as error:
-            return problem(422, "Invalid input", str(error))
-        except StorageUnavailable:
-            return problem(503, "Unavailable", "the database is not reachable; try again later")
-        except web.HTTPException:
-            raise
-        except Exception:
-            log.exception("%s %s failed", request.method, request.rel_url.path)
-            return problem(500, "Internal error", "see the server's log")
+            response = await handler(request)
+        except Exception as error:
+            response = _answer(request, error)
+        if not response.prepared:  # a WebSocket's is
+            response.headers.update(_HEADERS)
+        return response
 
     return guard
+
+
+def _answer(request: web.Request, error: Exception) -> web.Response:
+    match error:
+        case Unauthenticated():
+            return problem(401, "Unauthenticated", str(error))
+        case Forbidden():
+            return problem(403, "Forbidden", str(error))
+        case UnknownStore():
+            return problem(404, "Not found", str(error))
+        case InvalidInput():
+            return problem(422, "Invalid input", str(error))
+        case StorageUnavailable():
+            return problem(503, "Unavailable", "the database is not reachable; try again later")
+        case web.HTTPException():
+            return _problem_of(error)
+    log.error("%s %s failed", request.method, request.rel_url.path, exc_info=error)
+    return problem(500, "Internal error", "see the server's log")
+
+
+def _problem_of(error: web.HTTPException) -> web.Response:
+    response = problem(error.status, error.reason, (error.text or error.reason)[:300])
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """For a server of our own: an unknown path or method, too, is answered as a problem."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        response = _problem_of(error)
+        response.headers.update(_HEADERS)
+        return response
 
 
 class WebServer:

@@ -13,6 +13,7 @@ import json
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -27,14 +28,18 @@ from solocron.web.guard import bearer, check_origin
 log = logging.getLogger("solocron.web")
 
 PROTOCOL = "solocron.v1"
-GOING_AWAY, POLICY, UNAUTHENTICATED, FORBIDDEN, SLOW, TOO_MANY = 1001, 1008, 4401, 4403, 4408, 4429
+GOING_AWAY, POLICY, INTERNAL = 1001, 1008, 1011
+UNAUTHENTICATED, FORBIDDEN, SLOW, TOO_MANY = 4401, 4403, 4408, 4429
 
 MAX_FRAME = 1024 * 1024
 _MAX_STORES = 10_000
 _MAX_SUBSCRIPTIONS = 20_000
 _MAX_BAD_FRAMES = 10
 _AUTHENTICATE_WITHIN_S = 10.0
-_CLOSE_WITHIN_S = 2.0
+_CLOSE_WITHIN_S = 10.0  # a slow client must first take what was written before the close frame
+_TURN_AWAY_WITHIN_S = 2.0
+_DRAIN_WITHIN_S = 2.0
+_FLUSH_POLL_S = 0.02
 _HEARTBEAT_S = 25.0
 _RECONNECT_WITHIN_MS = 5_000
 
@@ -50,6 +55,7 @@ class Sockets:
         self._origins = origins
         self._limit = limit
         self._open: set[Socket] = set()
+        self._none_open = asyncio.Event()
         self._draining = False
 
     @property
@@ -71,29 +77,52 @@ class Sockets:
             return ws
         if self._draining or len(self._open) >= self._limit:
             code = GOING_AWAY if self._draining else TOO_MANY
-            await ws.close(code=code, message=b"reconnect later")
+            await part(ws, transport, code, "reconnect later", _TURN_AWAY_WITHIN_S)
             return ws
         socket = Socket(ws, transport, self._hub, self._authenticator)
         self._open.add(socket)
+        self._none_open.clear()
         try:
             await socket.serve(header)
         finally:
             self._open.discard(socket)
+            if not self._open:
+                self._none_open.set()
         return ws
 
+    def accept(self) -> None:
+        """Let clients in, again after a drain."""
+        self._draining = False
+
     async def drain(self) -> None:
-        """Close every socket with 1001 and a time to reconnect after, spread over 5 s."""
+        """Close every socket with 1001 and a time to reconnect after, spread over 5 s; those that
+        do not answer within 2 s are dropped. Lets nobody in any more."""
         self._draining = True
+        for socket in self._open:
+            socket.close(GOING_AWAY, f"reconnect-after-ms={random.randrange(_RECONNECT_WITHIN_MS)}")
+        for _ in range(2):
+            if self._open:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_DRAIN_WITHIN_S):
+                        await self._none_open.wait()
+            for socket in self._open:
+                socket.drop()
 
-        async def close(socket: Socket) -> None:
-            after = random.randrange(_RECONNECT_WITHIN_MS)
-            await socket.close(GOING_AWAY, f"reconnect-after-ms={after}")
 
-        await asyncio.gather(*(close(each) for each in self._open), return_exceptions=True)
+class _Refused(Exception):
+    """This connection ends, with a close code and a reason."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class Socket:
-    """One connection: what its client may see, and the frames it sends."""
+    """One connection: what its client may see, and the frames it sends.
+
+    All of it happens in the task that called `serve`: `close` interrupts what that task waits for,
+    so that one task only reads, and sends the close frame.
+    """
 
     def __init__(
         self,
@@ -106,47 +135,69 @@ class Socket:
         self._transport = transport
         self._hub = hub
         self._authenticator = authenticator
-        self._client = Client(transport, on_slow=self._slow)
-        self._closing: asyncio.Task[None] | None = None
+        self._client = Client(
+            transport, on_slow=self._slow, is_over=lambda: ws.closed or transport.is_closing()
+        )
+        self._interrupt: asyncio.Timeout | None = None
+        self._ending: tuple[int, str] | None = None
         self._bad_frames = 0
 
     async def serve(self, header: str | None) -> None:
         """Authenticate, then answer frames until the client or the server closes."""
         expiry: asyncio.TimerHandle | None = None
         try:
-            principal = await self._authenticate(header)
-            if principal is None:
-                return
-            if not principal.may("notifications:read"):
-                await self.close(FORBIDDEN, "this needs a token with scope 'notifications:read'")
-                return
-            expiry = self._close_at_expiry(principal)
-            await self._frames(principal)
+            async with asyncio.timeout(None) as self._interrupt:
+                principal = await self._authenticate(header)
+                expiry = self._close_at_expiry(principal)
+                await self._frames(principal)
+        except _Refused as refused:
+            self._ending = self._ending or (refused.code, str(refused))
+        except Exception as error:
+            if self._ending is None or not isinstance(error, TimeoutError):
+                log.exception("a WebSocket failed")
+                self._ending = self._ending or (INTERNAL, "see the server's log")
         finally:
+            self._interrupt = None
             if expiry is not None:
                 expiry.cancel()
             await self._hub.remove(self._client)
-            if self._closing is not None:
-                await asyncio.gather(self._closing, return_exceptions=True)
+        code, reason = self._ending or (1000, "")
+        await part(self._ws, self._transport, code, reason, _CLOSE_WITHIN_S)
 
-    async def _authenticate(self, header: str | None) -> Principal | None:
+    def close(self, code: int, reason: str) -> None:
+        """Write nothing more, and have `serve` end with this code."""
+        if self._ending is not None:
+            return
+        self._ending = code, reason
+        self._client.close()
+        if self._interrupt is not None:
+            self._interrupt.reschedule(asyncio.get_running_loop().time())
+
+    def drop(self) -> None:
+        """Cut the connection."""
+        self._transport.abort()
+
+    async def _authenticate(self, header: str | None) -> Principal:
         try:
             if header is None and not self._authenticator.is_open:
                 header = await self._first_frame()
-            return self._authenticator.authenticate(header)
+            principal = self._authenticator.authenticate(header)
         except Unauthenticated as error:
-            await self.close(UNAUTHENTICATED, str(error))
-        except TimeoutError:
-            seconds = f"{_AUTHENTICATE_WITHIN_S:g}"
-            await self.close(UNAUTHENTICATED, f"no token within {seconds} s")
-        return None
+            raise _Refused(UNAUTHENTICATED, str(error)) from None
+        if not principal.may("notifications:read"):
+            raise _Refused(FORBIDDEN, "this needs a token with scope 'notifications:read'")
+        return principal
 
     async def _first_frame(self) -> str:
-        message = await self._ws.receive(_AUTHENTICATE_WITHIN_S)
+        try:
+            async with asyncio.timeout(_AUTHENTICATE_WITHIN_S):
+                message = await self._ws.receive()
+        except TimeoutError:
+            raise Unauthenticated(f"no token within {_AUTHENTICATE_WITHIN_S:g} s") from None
         try:
             frame = parse(message.data) if message.type is WSMsgType.TEXT else {}
-        except InvalidInput as error:
-            raise Unauthenticated(str(error)) from None
+        except InvalidInput:  # not quoted: it may be a bare token
+            frame = {}
         token = frame.get("token")
         if frame.get("type") != "authenticate" or not isinstance(token, str):
             raise Unauthenticated('the first frame must be {"type":"authenticate","token":"..."}')
@@ -157,7 +208,7 @@ class Socket:
         if seconds is None:
             return None
         loop = asyncio.get_running_loop()
-        return loop.call_later(seconds, self._close_soon, UNAUTHENTICATED, "the token has expired")
+        return loop.call_later(seconds, self.close, UNAUTHENTICATED, "the token has expired")
 
     async def _frames(self, principal: Principal) -> None:
         async for message in self._ws:
@@ -173,13 +224,13 @@ class Socket:
                 self._error("invalid", str(error))
                 self._bad_frames += 1
                 if self._bad_frames >= _MAX_BAD_FRAMES:
-                    await self.close(POLICY, f"{_MAX_BAD_FRAMES} frames could not be used")
+                    raise _Refused(POLICY, f"{_MAX_BAD_FRAMES} frames could not be used") from None
 
     async def _frame(self, principal: Principal, frame: Mapping[str, Any]) -> None:
         kind = frame.get("type")
         if kind == "subscribe":
             wanted = positions(frame.get("stores"))
-            if self._hub.watched_by(self._client) + len(wanted) > _MAX_SUBSCRIPTIONS:
+            if len(self._hub.watched_by(self._client) | wanted.keys()) > _MAX_SUBSCRIPTIONS:
                 raise InvalidInput(f"at most {_MAX_SUBSCRIPTIONS} subscriptions per connection")
             hidden = [each for each in wanted if not principal.sees(each)]
             unknown = await self._hub.subscribe(
@@ -205,25 +256,26 @@ class Socket:
             body["stores"] = list(stores)
         self._client.send(text_frame(json.dumps(body, ensure_ascii=False).encode()))
 
-    # -- closing ---------------------------------------------------------------------------
-
     def _slow(self) -> None:
-        self._close_soon(SLOW, "too slow: reconnect and resume from your last seq")
+        self.close(SLOW, "too slow: reconnect and resume from your last seq")
 
-    def _close_soon(self, code: int, reason: str) -> None:
-        if self._closing is None:
-            self._closing = asyncio.create_task(self.close(code, reason))
 
-    async def close(self, code: int, reason: str) -> None:
-        """Write nothing more, send the close frame, and drop a peer that does not answer it."""
-        self._client.close()
-        try:
-            async with asyncio.timeout(2 * _CLOSE_WITHIN_S):
-                await self._ws.close(code=code, message=reason.encode()[:120], drain=False)
-        except TimeoutError:
-            pass
-        if self._transport.get_write_buffer_size():
-            self._transport.abort()
+async def part(
+    ws: web.WebSocketResponse, transport: asyncio.Transport, code: int, reason: str, within_s: float
+) -> None:
+    """Send the close frame, unless one was sent, behind what is written already; then drop a peer
+    that has not taken it all and answered within `within_s`."""
+    message = reason.encode()[:120].decode(errors="ignore").encode()
+    try:
+        async with asyncio.timeout(within_s):
+            await ws.close(code=code, message=message, drain=False)
+            while transport.get_write_buffer_size():  # noqa: ASYNC110 -- no event tells of it
+                await asyncio.sleep(_FLUSH_POLL_S)
+    except TimeoutError:
+        pass
+    finally:
+        if transport.get_write_buffer_size():
+            transport.abort()
 
 
 def parse(text: str) -> dict[str, Any]:

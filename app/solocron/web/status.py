@@ -1,0 +1,44 @@
+"""What an operator asks first: is Redis there, is the database, and how is each job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from solocron.cron.job import Job
+from solocron.errors import LockUnavailable, StorageUnavailable
+from solocron.locks.manager import LockManager
+from solocron.locks.results import Survey
+from solocron.storage.engine import Database
+from solocron.storage.runs import RunLedger
+
+
+async def overview(
+    jobs: Sequence[Job], *, locks: LockManager, ledger: RunLedger, database: Database, now_ms: float
+) -> dict[str, Any]:
+    """Redis, database, their problems, each job's lock and last run (times UTC epoch ms)."""
+    surveys: list[Survey] = []
+    problems: dict[str, str] = {}
+    try:
+        surveys = await locks.survey([(job.lock_key, job.fingerprint) for job in jobs])
+    except LockUnavailable as error:
+        problems["redis"] = str(error)
+    try:
+        await database.check()
+    except StorageUnavailable as error:
+        problems["database"] = str(error)
+    rows = []
+    for number, job in enumerate(jobs):
+        last = [] if "database" in problems else await ledger.history(job.name, 1)
+        run = last[0] if last else {}
+        survey = surveys[number] if surveys else None
+        rows.append({
+            "job": job.name, "next_tick": job.calendar.next_after(now_ms),
+            "owner": survey.owner if survey else None,
+            "paused": survey.paused if survey else None,
+            "last_tick": run.get("tick"), "state": run.get("state"),
+            "attempt": run.get("attempt"), "duration_ms": run.get("duration_ms"),
+            "error": run.get("error"),
+        })  # fmt: skip
+    up = {each: "down" if each in problems else "up" for each in ("redis", "database")}
+    return {**up, "problems": list(problems.values()), "jobs": rows}

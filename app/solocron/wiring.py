@@ -1,0 +1,118 @@
+"""The wiring: one function builds every part. Opens nothing, starts nothing.
+
+A tick's way: `cron.triggers` fires -> `cron.scheduler` -> `cron.runner` claims in `locks.manager`
+and begins in `storage.runs` -> the body in `stores` writes store and notification in one
+transaction -> `notifications.relay` -> `notifications.hub` -> `web.socket`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from solocron.clock import Clock, SystemClock
+from solocron.cron.job import Job
+from solocron.cron.runner import Runner
+from solocron.cron.ticks import Calendar
+from solocron.locks.manager import LockManager
+from solocron.notifications.fanout import Fanout
+from solocron.notifications.hub import Hub
+from solocron.notifications.relay import Relay
+from solocron.settings import Settings
+from solocron.storage.engine import Database
+from solocron.storage.outbox import Outbox
+from solocron.storage.runs import RunLedger
+from solocron.stores.auto_close import AutoClose
+from solocron.stores.open_reminder import OpenReminder
+from solocron.stores.repository import StoreRepository
+from solocron.web.api import StoresApi
+from solocron.web.auth import Authenticator
+from solocron.web.socket import Sockets
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a service is made of, wired but not started."""
+
+    clock: Clock
+    database: Database
+    ledger: RunLedger
+    repository: StoreRepository
+    locks: LockManager
+    runner: Runner
+    fanout: Fanout
+    hub: Hub
+    relay: Relay
+    sockets: Sockets
+    authenticator: Authenticator
+    api: StoresApi
+
+
+def build(settings: Settings, clock: Clock) -> Parts:
+    """Wire the parts. Opens nothing; raises ConfigError for a setting that cannot work."""
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+    lease_ms = int(settings.lease * 1000)
+    database = Database(settings.database_url.get_secret_value(), idle_ms=lease_ms)
+    locks = LockManager(
+        settings.redis, clock=clock, lease_ms=lease_ms, deadline_s=settings.redis_deadline
+    )
+    ledger = RunLedger(database)
+    fanout = Fanout(
+        settings.redis, environment=settings.environment, deadline_s=settings.redis_deadline
+    )
+    outbox = Outbox(database)
+    hub = Hub(outbox, fanout)
+    relay = Relay(outbox, fanout, hub, clock)
+    repository = StoreRepository(database)
+    secret = settings.auth_secret.get_secret_value() if settings.auth_secret else None
+    authenticator = Authenticator(clock=SystemClock(), secret=secret, jwks_file=settings.auth_jwks)
+    origins = settings.allowed_origins
+    return Parts(
+        clock=clock,
+        database=database,
+        ledger=ledger,
+        repository=repository,
+        locks=locks,
+        runner=Runner(locks=locks, ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms),
+        fanout=fanout,
+        hub=hub,
+        relay=relay,
+        sockets=Sockets(hub, authenticator, origins=origins, limit=settings.max_connections),
+        authenticator=authenticator,
+        api=StoresApi(
+            repository,
+            authenticator=authenticator,
+            origins=origins,
+            publish=relay.publish,
+            clock=clock,
+        ),
+    )
+
+
+def store_jobs(settings: Settings, parts: Parts) -> Sequence[Job]:
+    """The two built-in jobs."""
+    bodies: list[tuple[str, type[AutoClose] | type[OpenReminder]]] = [
+        ("store_auto_close", AutoClose), ("store_open_reminder", OpenReminder),
+    ]  # fmt: skip
+    return [
+        Job(
+            name=field.replace("_", "-"),
+            calendar=Calendar(getattr(settings, f"{field}_schedule"), settings.timezone),
+            body=kind(parts.repository, parts.clock, parts.relay.publish, batch=settings.batch),
+            ttl_ms=int(getattr(settings, f"{field}_ttl") * 1000),
+            **policies(settings),
+        )
+        for field, kind in bodies
+    ]
+
+
+def policies(settings: Settings) -> dict[str, Any]:
+    """What a deployment sets for all its jobs."""
+    return {
+        "environment": settings.environment,
+        "catch_up_ms": int(settings.catch_up * 1000),
+        "on_redis_down": settings.on_redis_down,
+    }
