@@ -18,6 +18,7 @@ from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError, StorageUnavailable
 from solocron.settings import Settings, load
+from solocron.web.dashboard import Dashboard
 from solocron.web.guard import is_loopback
 from solocron.web.server import WebServer, problems, routes
 from solocron.web.status import overview
@@ -259,9 +260,14 @@ class Solocron:
 
     def routes(self) -> list[web.RouteDef]:
         """The HTTP and WebSocket routes, each guarded."""
+        parts = self.parts
+        dashboard = Dashboard(
+            authenticator=parts.authenticator, clock=parts.clock, state=self.status,
+            statistics=parts.locks.statistics.snapshot, alarms=parts.runner.alarm.raised,
+        )  # fmt: skip
         return routes(
-            authenticator=self.parts.authenticator, sockets=self.parts.sockets,
-            stores=self.parts.api, readiness=self.readiness,
+            authenticator=parts.authenticator, sockets=parts.sockets, stores=parts.api,
+            dashboard=dashboard, readiness=self.readiness,
         )  # fmt: skip
 
     def attach(self, app: web.Application) -> None:

@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
+import aiohttp
 import pytest
 
 from clients import Listener, connected, subscribe
-from conftest import RedisServer
+from conftest import SECRET, RedisServer
 from shops import closings, open_shops, runs, still_open
 from solocron.clock import SystemClock
 from solocron.cron.alarm import ALARM_AFTER
@@ -25,6 +27,7 @@ from solocron.errors import LeaseLost, LockUnavailable
 from solocron.locks.manager import LockManager
 from solocron.service import Solocron
 from solocron.settings import load
+from solocron.storage.runs import RunKey
 from solocron.stores.model import Store
 from workers import NEVER
 
@@ -561,6 +564,37 @@ async def test_lost_leases_are_counted(redis_server: RedisServer) -> None:
                 redis_server.cli("del", "cron:x")
                 await asyncio.Event().wait()
         assert locks.statistics.of("cron:x").lost == 1
+
+
+async def test_health_dashboard(settings: pytest.MonkeyPatch) -> None:
+    """A page says how each job is; what stands in it is escaped, and a token is asked for."""
+    settings.setenv("SOLOCRON_AUTH_SECRET", SECRET)
+    cron = Solocron(load())
+    async with cron.serving() as server, aiohttp.ClientSession() as http:
+        await cron.parts.database.migrate()
+        await all_run([cron], "store-auto-close")
+        job = cron.jobs["store-open-reminder"]
+        now = int(SystemClock().now_ms())
+        await cron.parts.ledger.begin(
+            job.name, now, owner="w", now_ms=now, lease_ms=1, max_attempts=1
+        )
+        await cron.parts.ledger.finish(
+            RunKey(job.name, now, 1), now_ms=now, duration_ms=7, error="<script>alert(1)</script>"
+        )
+        url = f"http://127.0.0.1:{server.port}/dashboard"
+        token = cron.parts.authenticator.issue(
+            subject="on call", stores=[], scopes=["jobs:run"], lifetime_s=60
+        )
+        pair = base64.b64encode(f"me:{token}".encode()).decode()
+        async with http.get(url) as refused:
+            assert (refused.status, refused.headers["WWW-Authenticate"][:5]) == (401, "Basic")
+        async with http.get(url, headers={"Authorization": f"Basic {pair}"}) as answer:
+            assert answer.status == 200
+            assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+            page = await answer.text()
+    assert "store-auto-close" in page and "succeeded" in page and "100 %" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page and "<script>alert" not in page
+    assert 'Redis <strong class="good">up</strong>' in page
 
 
 async def test_alerting(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 from urllib.parse import urlsplit
 
@@ -16,6 +17,17 @@ def bearer(request: web.Request) -> str | None:
     """The token of the Authorization header, if there is one."""
     kind, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if kind.lower() == "bearer" and token else None
+
+
+def basic_password(request: web.Request) -> str | None:
+    """The password of HTTP basic authentication: what a browser can be asked for."""
+    kind, _, pair = request.headers.get("Authorization", "").partition(" ")
+    if kind.lower() != "basic":
+        return None
+    try:
+        return base64.b64decode(pair, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return None
 
 
 def check_origin(request: web.Request, allowed: frozenset[str]) -> None:

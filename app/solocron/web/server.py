@@ -14,6 +14,7 @@ from solocron.errors import ConfigError, InvalidInput, StorageUnavailable
 from solocron.stores.repository import UnknownStore
 from solocron.web.api import StoresApi
 from solocron.web.auth import Authenticator, Forbidden, Unauthenticated
+from solocron.web.dashboard import Dashboard
 from solocron.web.guard import check_host
 from solocron.web.socket import Sockets
 
@@ -37,8 +38,9 @@ def problem(status: int, title: str, detail: str) -> web.Response:
 
 
 def routes(
-    *, authenticator: Authenticator, sockets: Sockets, stores: StoresApi, readiness: Readiness
-) -> list[web.RouteDef]:
+    *, authenticator: Authenticator, sockets: Sockets, stores: StoresApi, dashboard: Dashboard,
+    readiness: Readiness,
+) -> list[web.RouteDef]:  # fmt: skip
     """Every route, guarded on its own so that it can live in a host's application."""
 
     async def healthz(request: web.Request) -> web.Response:
@@ -57,6 +59,7 @@ def routes(
         web.get("/healthz", healthz),
         web.get("/readyz", readyz),
         web.get("/ws", guarded(sockets.handle), allow_head=False),
+        web.get("/dashboard", guarded(dashboard.page)),
         web.get("/api/v1/stores", guarded(stores.list)),
         web.get("/api/v1/stores/{id}", guarded(stores.get)),
         web.put("/api/v1/stores/{id}", guarded(stores.put)),
