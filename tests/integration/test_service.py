@@ -188,8 +188,12 @@ async def test_a_part_that_breaks_is_told_and_leaves_nothing(
     with pytest.raises(ExceptionGroup) as caught:
         async with cron:
             await runs.wait()
+            assert (await cron.readiness())[0]
             broken.set()
-            await cron.run_until(asyncio.Event())
+            try:
+                await cron.run_until(asyncio.Event())
+            finally:
+                assert not (await cron.readiness())[0]
     assert caught.group_contains(KeyError)
     assert "a part of it broke" in caplog.text
     assert not (await cron.readiness())[0]

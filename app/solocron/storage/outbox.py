@@ -11,7 +11,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, Row, String, and_, column, func, insert, select, update, values
+from sqlalchemy import (
+    BigInteger,
+    Row,
+    String,
+    and_,
+    column,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+    values,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.storage.engine import Database
@@ -118,13 +130,12 @@ class Outbox:
         """Note that every server watching these stores has been told."""
         async with self._database.begin() as connection:
             for chunk in _chunks(rows):
-                told = values(
-                    column("id", String), column("n", BigInteger), name="told"
-                ).data([(each.store_id, each.seq) for each in chunk]).cte("told")  # fmt: skip
-                match = and_(notifications.c.store_id == told.c.id, notifications.c.seq == told.c.n)
+                # By key, in the one form that both databases look up in the index: SQLite reads
+                # the whole table for a join here.
+                told = [(each.store_id, each.seq) for each in chunk]
                 await connection.execute(
                     update(notifications)
-                    .where(select(told.c.n).where(match).exists())
+                    .where(tuple_(notifications.c.store_id, notifications.c.seq).in_(told))
                     .values(published_at=now_ms)
                 )
 

@@ -1,0 +1,82 @@
+"""The notification side of a server without its web, and the commits it is to tell of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import insert, update
+
+from solocron.clock import SystemClock
+from solocron.notifications.fanout import Fanout
+from solocron.notifications.hub import Hub
+from solocron.notifications.relay import Relay
+from solocron.storage import outbox as rows
+from solocron.storage.engine import Database
+from solocron.storage.outbox import Notification, Outbox
+from solocron.storage.tables import stores
+
+
+class Server:
+    """The notification side of one server."""
+
+    def __init__(self, database: Database, redis_url: str) -> None:
+        self.outbox = Outbox(database)
+        self.fanout = Fanout(redis_url, environment="", deadline_s=0.5)
+        self.hub = Hub(self.outbox, self.fanout, poll_s=0.1)
+        self.relay = Relay(self.outbox, self.fanout, self.hub, SystemClock(), sweep_s=0.2)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Server]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self.fanout.run(self.hub.deliver, self.hub.resync)),
+                group.create_task(self.hub.run()),
+                group.create_task(self.relay.run()),
+            ]
+            yield self
+            for task in tasks:
+                task.cancel()
+
+    async def up(self, state: bool = True) -> None:
+        async with asyncio.timeout(15):
+            while self.fanout.is_up is not state:
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def with_stores(url: str, *names: str) -> AsyncIterator[Database]:
+    """A migrated database with these stores."""
+    database = Database(url)
+    await database.migrate()
+    async with database.begin() as connection:
+        for name in names:
+            await connection.execute(
+                insert(stores).values(
+                    id=name, name=name, timezone="UTC", hours="24/7", updated_at=0
+                )
+            )
+    yield database
+    await database.close()
+
+
+class Commit:
+    """Commits the next `count` notifications of a store, made `age_ms` ago."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def __call__(self, store: str, count: int = 1, age_ms: int = 0) -> list[Notification]:
+        now = int(SystemClock().now_ms()) - age_ms
+        async with self._database.begin() as connection:
+            change = update(stores).where(stores.c.id == store).values(
+                notification_seq=stores.c.notification_seq + count
+            ).returning(stores.c.notification_seq)  # fmt: skip
+            head = (await connection.execute(change)).scalar_one()
+            fresh = [
+                Notification(store, seq, "store.closed", {"name": store}, now)
+                for seq in range(head - count + 1, head + 1)
+            ]
+            await rows.append(connection, fresh)
+        return fresh
