@@ -199,6 +199,9 @@ def status(as_json: JsonOption = False) -> None:
                     "paused": "paused", "last_tick": "last tick", "state": "state",
                     "attempt": "attempt", "duration_ms": "ms", "error": "error"}  # fmt: skip
         _print(rows, headings, False)
+        if state["deliveries"]:
+            headings = {each: each for each in ("channel", "pending", "sent", "dead", "skipped")}
+            _print(state["deliveries"], headings, False)
     if "down" in (state["redis"], state["database"]):
         raise typer.Exit(3)
 

@@ -26,10 +26,13 @@ from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError, LockUnavailable, StorageUnavailable
 from solocron.locks.manager import LockManager
+from solocron.notifications.channels import Channels
 from solocron.notifications.fanout import Fanout
 from solocron.notifications.hub import Hub
 from solocron.notifications.relay import Relay
+from solocron.notifications.senders import channels_of
 from solocron.settings import Settings, load, variable
+from solocron.storage.deliveries import Deliveries
 from solocron.storage.engine import Database
 from solocron.storage.outbox import Outbox
 from solocron.storage.runs import RunLedger
@@ -60,6 +63,7 @@ class Parts:
     fanout: Fanout
     hub: Hub
     relay: Relay
+    channels: Channels
     sockets: Sockets
     authenticator: Authenticator
     api: StoresApi
@@ -79,8 +83,11 @@ def build(settings: Settings, clock: Clock) -> Parts:
     )
     outbox = Outbox(database)
     hub = Hub(outbox, fanout)
-    relay = Relay(outbox, fanout, hub, clock)
-    repository = StoreRepository(database)
+    channels = Channels(
+        Deliveries(database), channels_of(settings.channel_urls), owner=owner, clock=clock
+    )
+    relay = Relay(outbox, fanout, hub, clock, committed=channels.wake)
+    repository = StoreRepository(database, channels.ids)
     secret = settings.auth_secret.get_secret_value() if settings.auth_secret else None
     authenticator = Authenticator(clock=SystemClock(), secret=secret, jwks_file=settings.auth_jwks)
     origins = settings.allowed_origins
@@ -94,6 +101,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         fanout=fanout,
         hub=hub,
         relay=relay,
+        channels=channels,
         sockets=Sockets(hub, authenticator, origins=origins, limit=settings.max_connections),
         authenticator=authenticator,
         api=StoresApi(
@@ -236,6 +244,7 @@ class Solocron:
                     group.create_task(parts.fanout.run(parts.hub.deliver, parts.hub.resync)),
                     group.create_task(parts.hub.run()),
                     group.create_task(parts.relay.run()),
+                    group.create_task(parts.channels.run()),
                 ]
                 scheduler.start()
                 started.set()
@@ -315,6 +324,7 @@ class Solocron:
         return {
             "redis": "up" if surveys or not jobs else "down",
             "database": "up" if database else "down", "jobs": rows,
+            "deliveries": await parts.channels.status() if database else [],
         }  # fmt: skip
 
     def routes(self) -> list[web.RouteDef]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -19,6 +20,10 @@ from solocron.errors import ConfigError
 
 _PREFIX = "SOLOCRON_"
 _MAX_VALUE = 16 * 1024
+_MAX_URLS = 20
+_MAX_URL = 2000
+# A comma divides only where a URL follows: it also stands in URLs. The name before one is optional.
+_BETWEEN_URLS = re.compile(r"\s+|,\s*(?=(?:[a-z0-9-]{1,32}=)?[A-Za-z][A-Za-z0-9+.-]*://)")
 
 
 class Settings(BaseSettings):
@@ -50,6 +55,7 @@ class Settings(BaseSettings):
     lease: float = Field(default=30, ge=0.5, le=3600)
     sweep: float = Field(default=5, ge=0.1, le=3600)
     catch_up: float = Field(default=3600, ge=0, le=7 * 86400)
+    notify_urls: SecretStr | None = None
     grace: float = Field(default=20, ge=0, le=3600)
     on_redis_down: Literal["run", "skip"] = "run"
     log_format: Literal["text", "json"] = "text"
@@ -59,6 +65,19 @@ class Settings(BaseSettings):
     @classmethod
     def _lower(cls, value: Any) -> Any:
         return value.lower() if isinstance(value, str) else value
+
+    @field_validator("notify_urls")
+    @classmethod
+    def _few_and_short(cls, value: SecretStr | None) -> SecretStr | None:
+        urls = _urls(value)
+        if len(urls) > _MAX_URLS or any(len(each) > _MAX_URL for each in urls):
+            raise ValueError(f"give at most {_MAX_URLS} URLs of at most {_MAX_URL} characters each")
+        return value
+
+    @property
+    def channel_urls(self) -> list[str]:
+        """The Apprise URLs of `notify_urls`; they stand apart by blanks or commas."""
+        return _urls(self.notify_urls)
 
     @property
     def redis(self) -> str:
@@ -101,6 +120,11 @@ def variable(field: str) -> str:
     """The environment variable of a field."""
     alias = Settings.model_fields[field].validation_alias
     return alias if isinstance(alias, str) else _PREFIX + field.upper()
+
+
+def _urls(value: SecretStr | None) -> list[str]:
+    parts = _BETWEEN_URLS.split(value.get_secret_value()) if value else []
+    return [each.strip(",") for each in parts if each.strip(",")]
 
 
 def _suggestion(name: str, known: list[str]) -> str:

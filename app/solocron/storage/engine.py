@@ -29,8 +29,8 @@ _POOL_TIMEOUT_S = 5
 
 # Answers of PostgreSQL that say nothing of the statement itself: a lock not had in time, a session
 # ended by the server (shut down, or idle in a transaction), a deadlock, a serialization failure,
-# a cancelled statement.
-_TRANSIENT = frozenset({"55P03", "57P01", "25P03", "40P01", "40001", "57014"})
+# a cancelled statement, a table or column that is missing until somebody migrates.
+_TRANSIENT = frozenset({"55P03", "57P01", "25P03", "40P01", "40001", "57014", "42P01", "42703"})
 
 
 class DatabaseNow(ColumnElement[int]):

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from sqlalchemy import BigInteger, Row, String, and_, column, func, insert, select, update, values
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from solocron.storage.engine import Database
-from solocron.storage.tables import notifications, stores
+from solocron.storage.engine import Database, database_now
+from solocron.storage.tables import deliveries, notifications, stores
 
 CHUNK = 500  # stores per statement: 2 parameters each, well under either database's limit
 
@@ -33,8 +33,11 @@ class Notification:
     created_at: int
 
 
-async def append(connection: AsyncConnection, rows: Sequence[Notification]) -> None:
-    """Insert rows whose `seq` was taken in this same transaction."""
+async def append(
+    connection: AsyncConnection, rows: Sequence[Notification], channels: Sequence[str] = ()
+) -> None:
+    """Insert rows whose `seq` was taken in this same transaction, and with them what is to be
+    delivered on each of `channels`: no crash can leave one without the other."""
     if not rows:
         return
     await connection.execute(
@@ -50,6 +53,15 @@ async def append(connection: AsyncConnection, rows: Sequence[Notification]) -> N
             for each in rows
         ],
     )
+    if channels:
+        await connection.execute(
+            insert(deliveries).values(state="pending", due_at=database_now()),
+            [
+                {"store_id": each.store_id, "seq": each.seq, "channel": channel}
+                for each in rows
+                for channel in channels
+            ],
+        )
 
 
 class Outbox:
@@ -100,7 +112,7 @@ class Outbox:
             .limit(limit)
         )
         async with self._database.connect() as connection:
-            return [_notification(row) for row in await connection.execute(query)]
+            return [notification(row) for row in await connection.execute(query)]
 
     async def unpublished(self, before_ms: int, limit: int) -> list[Notification]:
         """Rows no relay has published although created before `before_ms`, oldest first."""
@@ -111,7 +123,7 @@ class Outbox:
             .limit(limit)
         )
         async with self._database.connect() as connection:
-            return [_notification(row) for row in await connection.execute(query)]
+            return [notification(row) for row in await connection.execute(query)]
 
     async def mark_published(self, rows: Sequence[Notification], now_ms: int) -> None:
         """Note that every server watching these stores has been told."""
@@ -133,5 +145,6 @@ def _chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
         yield items[start : start + CHUNK]
 
 
-def _notification(row: Row[Any]) -> Notification:
+def notification(row: Row[Any]) -> Notification:
+    """The notification a row of the table is."""
     return Notification(row.store_id, row.seq, row.type, json.loads(row.data), row.created_at)
