@@ -69,7 +69,7 @@ class Channel:
         try:
             note = self._transport(message, contact)
         except Exception as error:
-            text = f"{type(error).__name__}: {error}"
+            text = str(error) if isinstance(error, _Refused) else f"{type(error).__name__}: {error}"
             raise SendFailed(_redacted(text, self._secrets)) from None
         return _redacted(note, self._secrets) if note else None
 
