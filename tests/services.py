@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 Verdict = Callable[[EmailMessage], Awaitable[str]]
+
+
+def joe(
+    server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any
+) -> AuthResult:
+    """Lets in joe, whose password is s3cret."""
+    return AuthResult(success=data == LoginPassword(b"joe", b"s3cret"), handled=True)
 
 
 class MailServer:
@@ -54,22 +68,31 @@ class MailServer:
         """How often each Message-ID was taken."""
         return Counter(str(message["Message-ID"]) for message in self.taken)
 
-    def url(self, rest: str = "?to=ops@example.com", user: str = "") -> str:
-        return f"mailto://{user}127.0.0.1:{self.port}/{rest}&from=solocron@example.com"
+    def url(self, rest: str = "?to=ops@example.com") -> str:
+        """An Apprise URL for it, with recipients."""
+        return f"mailto://127.0.0.1:{self.port}/{rest}&from=solocron@example.com"
 
 
 @asynccontextmanager
-async def mail_server(**options: Any) -> AsyncIterator[MailServer]:
+async def mail_server(
+    tls: ssl.SSLContext | None = None, **options: Any
+) -> AsyncIterator[MailServer]:
+    """An SMTP server; `tls` is for TLS from the first byte on, `options` are aiosmtpd's."""
     mail = MailServer()
     loop = asyncio.get_running_loop()
-    async with serving(
-        lambda: SMTP(mail, loop=loop, hostname="localhost", **options)  # type: ignore[no-untyped-call]  # untyped library
-    ) as mail.port:
+
+    def protocol() -> asyncio.Protocol:
+        server: asyncio.Protocol = SMTP(mail, loop=loop, hostname="localhost", **options)  # type: ignore[no-untyped-call]  # untyped library
+        return server
+
+    async with serving(protocol, tls) as mail.port:
         yield mail
 
 
 @asynccontextmanager
-async def serving(protocol: Callable[[], asyncio.Protocol]) -> AsyncIterator[int]:
+async def serving(
+    protocol: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
     """A TCP server on the port this yields, whose connections are closed with it."""
     transports: list[asyncio.BaseTransport] = []
 
@@ -84,7 +107,7 @@ async def serving(protocol: Callable[[], asyncio.Protocol]) -> AsyncIterator[int
         made.connection_made = connection_made  # type: ignore[method-assign]  # to know them all
         return made
 
-    server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -92,6 +115,31 @@ async def serving(protocol: Callable[[], asyncio.Protocol]) -> AsyncIterator[int
         for transport in transports:
             transport.close()
         await server.wait_closed()
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """A server's TLS with a certificate that nobody vouches for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    file = folder / "server.pem"
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file.write_bytes(secret + certificate.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
 
 
 class HttpServer:

@@ -20,7 +20,7 @@ import aiohttp
 import pytest
 from sqlalchemy import select, update
 
-from services import HttpServer, MailServer, http_server, mail_server, serving
+from services import HttpServer, MailServer, http_server, joe, mail_server, self_signed, serving
 from solocron.clock import SystemClock
 from solocron.errors import StorageUnavailable
 from solocron.notifications.channels import Channels, Policy
@@ -283,7 +283,7 @@ async def test_a_hung_server_stalls_neither_the_loop_nor_other_channels(
                 f"json://127.0.0.1:{http.port}/hook"]  # fmt: skip
         await tell(database, urls, *(f"s{number}" for number in range(8)))
         watching = asyncio.create_task(watch())
-        async with running(channels(database, urls, deadline_s=0.6)):
+        async with running(channels(database, urls, deadline_s=3)):
             await until(lambda: _has(http.taken, 8), 10)
 
             async def cut_off() -> bool:
@@ -291,7 +291,7 @@ async def test_a_hung_server_stalls_neither_the_loop_nor_other_channels(
 
             await until(cut_off, 20)
         watching.cancel()
-    assert worst < 0.5
+    assert worst < 2  # a send on the loop would have held it for 3 s
     assert len(http.taken) == 8
 
 
@@ -316,7 +316,7 @@ async def test_a_server_that_hangs_up_after_taking_it_has_taken_it(
             if len(self._left) == 1 and not data.endswith(b"\r\n.\r\n"):
                 return
             if not self._left:  # QUIT
-                self._transport.write(b"999 what?\r\n")
+                self._transport.abort()
                 return
             self._transport.write(self._left.pop(0))
             Rude.taken += not self._left
@@ -327,6 +327,28 @@ async def test_a_server_that_hangs_up_after_taking_it_has_taken_it(
         async with running(channels(database, [url])):
             await all_are(database, sent=1)
     assert Rude.taken == 1
+
+
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")  # it is around it
+@pytest.mark.parametrize("mode", ["starttls", "ssl"])
+async def test_mail_over_tls_logs_in_and_trusts_no_unknown_certificate(
+    database: Database, tmp_path: Path, mode: str
+) -> None:
+    context = self_signed(tmp_path)
+    options: dict[str, Any] = {"authenticator": joe, "auth_required": True}
+    if mode == "starttls":
+        options |= {"tls_context": context, "require_starttls": True}
+    else:
+        options |= {"tls": context, "auth_require_tls": False}  # it does not see the TLS around it
+    async with mail_server(**options) as mail:
+        rest = f"joe:s3cret@127.0.0.1:{mail.port}/?to=a@example.com&from=b@example.com&mode={mode}"
+        urls = [f"strict=mailtos://{rest}", f"lax=mailtos://{rest}&verify=no"]
+        await tell(database, urls, "a")
+        async with running(channels(database, urls, Policy(attempts=2, first_retry_s=0.01))):
+            await all_are(database, dead=1, sent=1)
+    strict = {row.channel: row.last_error for row in await rows(database)}["strict"]
+    assert "certificate verify failed" in strict
+    assert mail.recipients == [["a@example.com"]]
 
 
 async def test_a_recipient_put_off_puts_off_all_and_nobody_is_mailed_twice(

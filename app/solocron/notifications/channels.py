@@ -3,6 +3,10 @@
 A delivery is claimed, sent outside any transaction in a thread, and marked. What failed is tried
 again, later each time, and given up after some attempts: a dead letter, kept with its error.
 
+A notification goes to the channels of the server that wrote it, in the transaction that wrote it.
+So a change of SOLOCRON_NOTIFY_URLS counts for what a server writes from its restart on; what
+waits for a channel that was taken out stays, and is sent if the channel comes back.
+
 Sent twice is only what a service took while nobody could write that down: the process or the
 connection ended between the two, or it was frozen for longer than the claim. An email then
 carries the same Message-ID; an SMS ends with the same number in parentheses.
@@ -129,8 +133,10 @@ class Channels:
         try:
             await asyncio.shield(sending)
         except asyncio.CancelledError:
-            await asyncio.wait([sending], timeout=policy.grace_s)
-            sending.cancel()
+            try:
+                await asyncio.wait([sending], timeout=policy.grace_s)
+            finally:
+                sending.cancel()
             await asyncio.wait([sending])
             raise
         return len(claimed)

@@ -116,18 +116,14 @@ def _transfer(
 
 @contextmanager
 def _session(box: Mailbox, deadline_s: float) -> Iterator[smtplib.SMTP]:
-    context = ssl.create_default_context()
-    if not box.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
     limits = {"timeout": min(_REPLY_S, deadline_s), "deadline_s": deadline_s}
     if box.security == "ssl":
-        smtp: _Smtp = _SmtpOverTls(box.host, box.port, context=context, **limits)
+        smtp: _Smtp = _SmtpOverTls(box.host, box.port, context=_tls(box), **limits)
     else:
         smtp = _Smtp(box.host, box.port, **limits)
     try:
         if box.security == "starttls":
-            smtp.starttls(context=context)
+            smtp.starttls(context=_tls(box))
         if box.user and box.password:
             smtp.login(box.user, box.password)
         yield smtp
@@ -135,6 +131,14 @@ def _session(box: Mailbox, deadline_s: float) -> Iterator[smtplib.SMTP]:
             smtp.quit()
     finally:
         smtp.close()
+
+
+def _tls(box: Mailbox) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if not box.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class _Smtp(smtplib.SMTP):
