@@ -241,6 +241,9 @@ def status(as_json: JsonOption = False) -> None:
                     "paused": "paused", "last_tick": "last tick", "state": "state",
                     "attempt": "attempt", "duration_ms": "ms", "error": "error"}  # fmt: skip
         _print(rows, headings, False)
+        if state["deliveries"]:
+            headings = {each: each for each in ("channel", "pending", "sent", "dead", "skipped")}
+            _print(state["deliveries"], headings, False)
     for problem in state["problems"]:
         _complain(problem)
     if state["problems"]:

@@ -199,6 +199,7 @@ class Solocron:
                 group.create_task(parts.fanout.run(parts.hub.deliver, parts.hub.resync)),
                 group.create_task(parts.hub.run()),
                 group.create_task(parts.relay.run()),
+                group.create_task(parts.channels.run()),
             ]
             scheduler.start()
             self._started.set()
@@ -255,7 +256,7 @@ class Solocron:
         parts, jobs = self.parts, list(self._jobs.values())
         return await overview(
             jobs, locks=parts.locks, ledger=parts.ledger, database=parts.database,
-            now_ms=parts.clock.now_ms(),
+            channels=parts.channels, now_ms=parts.clock.now_ms(),
         )  # fmt: skip
 
     def routes(self) -> list[web.RouteDef]:

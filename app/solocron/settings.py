@@ -35,6 +35,10 @@ _SERVICE_LINKS = (
     "; Kubernetes sets such variables for a Service of that name: "
     "switch them off with enableServiceLinks: false in the pod's spec"
 )
+_MAX_URLS = 20
+_MAX_URL = 2000
+# A comma divides only where a URL follows: it also stands in URLs. The name before one is optional.
+_BETWEEN_URLS = re.compile(r"\s+|,\s*(?=(?:[a-z0-9-]{1,32}=)?[A-Za-z][A-Za-z0-9+.-]*://)")
 
 
 class Settings(BaseSettings):
@@ -66,6 +70,7 @@ class Settings(BaseSettings):
     lease: float = Field(default=30, ge=0.5, le=3600)
     sweep: float = Field(default=5, ge=0.1, le=3600)
     catch_up: float = Field(default=3600, ge=0, le=_WEEK_S)
+    notify_urls: SecretStr | None = None
     grace: float = Field(default=20, ge=0, le=3600)
     on_redis_down: Literal["run", "skip"] = "run"
     log_format: Literal["text", "json"] = "text"
@@ -124,6 +129,19 @@ class Settings(BaseSettings):
         Calendar(value)
         return value
 
+    @field_validator("notify_urls")
+    @classmethod
+    def _few_and_short(cls, value: SecretStr | None) -> SecretStr | None:
+        urls = _urls(value)
+        if len(urls) > _MAX_URLS or any(len(each) > _MAX_URL for each in urls):
+            raise ConfigError(f": give at most {_MAX_URLS} URLs of at most {_MAX_URL} characters")
+        return value
+
+    @property
+    def channel_urls(self) -> list[str]:
+        """The Apprise URLs of `notify_urls`; they stand apart by blanks or commas."""
+        return _urls(self.notify_urls)
+
     @property
     def redis(self) -> str:
         """The Redis URL: REDIS_URL, else one made of host, port and password."""
@@ -163,6 +181,11 @@ def variable(field: str) -> str:
     """The environment variable of a field."""
     alias = Settings.model_fields[field].validation_alias
     return alias if isinstance(alias, str) else _PREFIX + field.upper()
+
+
+def _urls(value: SecretStr | None) -> list[str]:
+    parts = _BETWEEN_URLS.split(value.get_secret_value()) if value else []
+    return [each.strip(",") for each in parts if each.strip(",")]
 
 
 def _not_a_value(name: str, value: str, known: list[str]) -> str | None:

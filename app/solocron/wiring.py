@@ -18,10 +18,13 @@ from solocron.cron.job import Job
 from solocron.cron.runner import Runner
 from solocron.cron.ticks import Calendar
 from solocron.locks.manager import LockManager
+from solocron.notifications.channels import Channels
 from solocron.notifications.fanout import Fanout
 from solocron.notifications.hub import Hub
 from solocron.notifications.relay import Relay
+from solocron.notifications.senders import channels_of
 from solocron.settings import Settings
+from solocron.storage.deliveries import Deliveries
 from solocron.storage.engine import Database
 from solocron.storage.outbox import Outbox
 from solocron.storage.runs import RunLedger
@@ -46,6 +49,7 @@ class Parts:
     fanout: Fanout
     hub: Hub
     relay: Relay
+    channels: Channels
     sockets: Sockets
     authenticator: Authenticator
     api: StoresApi
@@ -65,8 +69,11 @@ def build(settings: Settings, clock: Clock) -> Parts:
     )
     outbox = Outbox(database)
     hub = Hub(outbox, fanout)
-    relay = Relay(outbox, fanout, hub, clock)
-    repository = StoreRepository(database)
+    channels = Channels(
+        Deliveries(database), channels_of(settings.channel_urls), owner=owner, clock=clock
+    )
+    relay = Relay(outbox, fanout, hub, clock, committed=channels.wake)
+    repository = StoreRepository(database, channels.ids)
     secret = settings.auth_secret.get_secret_value() if settings.auth_secret else None
     authenticator = Authenticator(clock=SystemClock(), secret=secret, jwks_file=settings.auth_jwks)
     origins = settings.allowed_origins
@@ -80,6 +87,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         fanout=fanout,
         hub=hub,
         relay=relay,
+        channels=channels,
         sockets=Sockets(hub, authenticator, origins=origins, limit=settings.max_connections),
         authenticator=authenticator,
         api=StoresApi(

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from solocron.clock import Clock
 from solocron.errors import StorageUnavailable
@@ -28,16 +28,21 @@ _UNPUBLISHED_AFTER_MS = 2_000
 
 
 class Relay:
-    """Publishes rows. Run `run()` as a task; `sweep_s` is the pause between sweeps, in s."""
+    """Publishes rows. Run `run()` as a task; `sweep_s` is the pause between sweeps, in s.
+
+    `committed` is called whenever there are new ones: they may be wanted by email as well.
+    """
 
     def __init__(
-        self, outbox: Outbox, fanout: Fanout, hub: Hub, clock: Clock, *, sweep_s: float = 2.0
-    ) -> None:
+        self, outbox: Outbox, fanout: Fanout, hub: Hub, clock: Clock, *,
+        sweep_s: float = 2.0, committed: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self._outbox = outbox
         self._fanout = fanout
         self._hub = hub
         self._clock = clock
         self._sweep_s = sweep_s
+        self._committed = committed
         self._queue: deque[Notification] = deque()
         self._work = asyncio.Event()
         self._flushing = asyncio.Lock()
@@ -46,6 +51,7 @@ class Relay:
         """Take rows that have just been committed: this server's clients get them now, those of
         the others soon."""
         self._deliver(rows)
+        self._committed()
         if len(self._queue) < _MAX_QUEUED:
             self._queue.extend(rows)
             self._work.set()

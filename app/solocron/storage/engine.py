@@ -34,8 +34,8 @@ _POOL_TIMEOUT_S = 5
 
 # Answers of PostgreSQL that say nothing of the statement itself: a lock not had in time, a session
 # ended by the server (shut down, or idle in a transaction), a deadlock, a serialization failure,
-# a cancelled statement; and that the role may not do it.
-_REFUSALS = frozenset({"55P03", "57P01", "25P03", "40P01", "40001", "57014", "42501"})
+# a cancelled statement; that the role may not do it, or that a column waits for a migration.
+_REFUSALS = frozenset({"55P03", "57P01", "25P03", "40P01", "40001", "57014", "42501", "42703"})
 
 _MISSING_TABLE = re.compile(r'no such table: (?:main\.)?(\w+)|relation "(\w+)" does not exist')
 _OURS = {*metadata.tables, "alembic_version"}

@@ -26,8 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from solocron.storage.engine import Database
-from solocron.storage.tables import notifications, stores
+from solocron.storage.engine import Database, database_now
+from solocron.storage.tables import deliveries, notifications, stores
 
 CHUNK = 500  # stores per statement: 2 parameters each, well under either database's limit
 
@@ -45,8 +45,11 @@ class Notification:
     created_at: int
 
 
-async def append(connection: AsyncConnection, rows: Sequence[Notification]) -> None:
-    """Insert rows whose `seq` was taken in this same transaction."""
+async def append(
+    connection: AsyncConnection, rows: Sequence[Notification], channels: Sequence[str] = ()
+) -> None:
+    """Insert rows whose `seq` was taken in this same transaction, and with them what is to be
+    delivered on each of `channels`: no crash can leave one without the other."""
     if not rows:
         return
     await connection.execute(
@@ -62,6 +65,15 @@ async def append(connection: AsyncConnection, rows: Sequence[Notification]) -> N
             for each in rows
         ],
     )
+    if channels:
+        await connection.execute(
+            insert(deliveries).values(state="pending", due_at=database_now()),
+            [
+                {"store_id": each.store_id, "seq": each.seq, "channel": channel}
+                for each in rows
+                for channel in channels
+            ],
+        )
 
 
 class Outbox:
@@ -113,7 +125,7 @@ class Outbox:
                 .order_by(notifications.c.store_id, notifications.c.seq)
                 .limit(limit)
             )
-            return heads, [_notification(row) for row in await connection.execute(query)]
+            return heads, [notification(row) for row in await connection.execute(query)]
 
     async def unpublished(self, before_ms: int, limit: int) -> list[Notification]:
         """Rows no relay has published although created before `before_ms`, oldest first."""
@@ -124,7 +136,7 @@ class Outbox:
             .limit(limit)
         )
         async with self._database.connect() as connection:
-            return [_notification(row) for row in await connection.execute(query)]
+            return [notification(row) for row in await connection.execute(query)]
 
     async def mark_published(self, rows: Sequence[Notification], now_ms: int) -> None:
         """Note that every server watching these stores has been told."""
@@ -154,5 +166,6 @@ def _chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
         yield items[start : start + CHUNK]
 
 
-def _notification(row: Row[Any]) -> Notification:
+def notification(row: Row[Any]) -> Notification:
+    """The notification a row of the table is."""
     return Notification(row.store_id, row.seq, row.type, json.loads(row.data), row.created_at)

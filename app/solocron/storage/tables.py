@@ -1,4 +1,4 @@
-"""The three tables. Times are UTC epoch ms; `tick` is a nominal time of a schedule."""
+"""The tables. Times are UTC epoch ms; `tick` is a nominal time of a schedule."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -31,6 +32,7 @@ stores = Table(
     Column("notification_seq", BigInteger, nullable=False, server_default=text("0")),
     Column("last_reminded_tick", BigInteger),
     Column("updated_at", BigInteger, nullable=False),
+    Column("contact", String(320), nullable=False, server_default=""),
     Index("stores_by_hours", "hours", "timezone", "country", "is_open", "id"),
 )
 
@@ -67,4 +69,29 @@ job_runs = Table(
     Column("duration_ms", BigInteger),
     Column("error", Text),
     Column("result", Text),
+)
+
+# `due_at` is when a delivery may be taken (again): a claim's end, the next try, none when done.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("store_id", String(64), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("channel", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("due_at", BigInteger),
+    Column("owner", String(200)),
+    Column("last_error", Text),
+    Column("finished_at", BigInteger),
+    ForeignKeyConstraint(
+        ["store_id", "seq"], ["notifications.store_id", "notifications.seq"], ondelete="CASCADE"
+    ),
+    Index(
+        "deliveries_due",
+        "channel",
+        "due_at",
+        postgresql_where=text("due_at IS NOT NULL"),
+        sqlite_where=text("due_at IS NOT NULL"),
+    ),
 )

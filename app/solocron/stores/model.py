@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from solocron.errors import InvalidInput
+from solocron.notifications.contact import kind_of
 from solocron.stores.hours import HoursKey, check_country, check_hours, check_zone, shown
 
 REQUIRED = ("id", "name", "timezone", "hours")
-FIELDS = (*REQUIRED, "country", "is_open")
+FIELDS = (*REQUIRED, "country", "is_open", "contact")
 
 _ID = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _MAX_NAME = 200
@@ -28,7 +29,8 @@ class InvalidField(InvalidInput):
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """One store. `country` is '' when unknown; ticks and times are UTC epoch ms."""
+    """One store. `country` and `contact` (an email address or a phone number) are '' when
+    unknown; ticks and times are UTC epoch ms."""
 
     id: str
     name: str
@@ -39,6 +41,7 @@ class Store:
     notification_seq: int = 0
     last_reminded_tick: int | None = None
     updated_at: int = 0
+    contact: str = ""
 
 
 def is_store_id(text: str) -> bool:
@@ -72,7 +75,15 @@ def parse_store(
         check(*key)
     except InvalidInput as error:
         raise _which(key, error) from None
-    return Store(store_id, name, key.timezone, key.hours, key.country, _is_open(fields))
+    contact = _text(fields, "contact", "")
+    if contact and kind_of(contact) is None:
+        raise InvalidField(
+            "contact",
+            f"contact {shown(contact)}: give an email address such as shop@example.com, a phone "
+            "number such as +491701234567, or leave it empty",
+        )
+    is_open = _is_open(fields)
+    return Store(store_id, name, key.timezone, key.hours, key.country, is_open, contact=contact)
 
 
 def _which(key: HoursKey, error: InvalidInput) -> InvalidField:

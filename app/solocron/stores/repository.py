@@ -30,7 +30,7 @@ from solocron.stores.model import Store
 
 MAX_PAGE = 1000
 _KEY = (stores.c.hours, stores.c.timezone, stores.c.country)
-_GIVEN = ("name", "timezone", "hours", "country", "updated_at")  # what an upsert overwrites
+_GIVEN = ("name", "timezone", "hours", "country", "contact", "updated_at")  # an upsert's
 
 
 class UnknownStore(InvalidInput):
@@ -38,10 +38,14 @@ class UnknownStore(InvalidInput):
 
 
 class StoreRepository:
-    """Reads and writes stores. Every method may raise StorageUnavailable."""
+    """Reads and writes stores. Every method may raise StorageUnavailable.
 
-    def __init__(self, database: Database) -> None:
+    Its notifications are to be delivered on each of `channels`, beside the WebSockets.
+    """
+
+    def __init__(self, database: Database, channels: Sequence[str] = ()) -> None:
         self._database = database
+        self._channels = channels
 
     async def get(self, store_id: str) -> Store:
         """The store with that id. Raises UnknownStore."""
@@ -120,7 +124,7 @@ class StoreRepository:
         due = _with_hours(keys).where(stores.c.is_open).limit(limit)
         rows = await _change(connection, due, {"is_open": False}, now_ms)
         data = {"reason": "hours-ended", "tick": _iso(tick)}
-        return await _notify(connection, STORE_CLOSED, rows, data, now_ms)
+        return await self._notify(connection, STORE_CLOSED, rows, data, now_ms)
 
     async def remind_due(
         self,
@@ -137,7 +141,9 @@ class StoreRepository:
         unreminded = or_(last.is_(None), last < tick)
         due = _with_hours(keys).where(~stores.c.is_open, unreminded).limit(limit)
         rows = await _change(connection, due, {"last_reminded_tick": tick}, now_ms)
-        return await _notify(connection, STORE_OPEN_REMINDER, rows, {"tick": _iso(tick)}, now_ms)
+        return await self._notify(
+            connection, STORE_OPEN_REMINDER, rows, {"tick": _iso(tick)}, now_ms
+        )
 
     async def set_open(
         self, store_id: str, is_open: bool, now_ms: int
@@ -147,8 +153,23 @@ class StoreRepository:
         async with self._database.begin() as connection:
             rows = await _change(connection, due, {"is_open": is_open}, now_ms)
             type_ = STORE_OPENED if is_open else STORE_CLOSED
-            notes = await _notify(connection, type_, rows, {"reason": "api"}, now_ms)
+            notes = await self._notify(connection, type_, rows, {"reason": "api"}, now_ms)
             return await _get(connection, store_id), notes
+
+    async def _notify(
+        self,
+        connection: AsyncConnection,
+        type_: str,
+        rows: Sequence[Row[Any]],
+        data: dict[str, str],
+        now_ms: int,
+    ) -> list[Notification]:
+        notes = [
+            Notification(row.id, row.notification_seq, type_, {"name": row.name, **data}, now_ms)
+            for row in rows
+        ]
+        await outbox.append(connection, notes, self._channels)
+        return notes
 
 
 async def _get(connection: AsyncConnection, store_id: str) -> Store:
@@ -189,25 +210,11 @@ async def _change(
     return (await connection.execute(change)).all()
 
 
-async def _notify(
-    connection: AsyncConnection,
-    type_: str,
-    rows: Sequence[Row[Any]],
-    data: dict[str, str],
-    now_ms: int,
-) -> list[Notification]:
-    notes = [
-        Notification(row.id, row.notification_seq, type_, {"name": row.name, **data}, now_ms)
-        for row in rows
-    ]
-    await outbox.append(connection, notes)
-    return notes
-
-
 def _values(store: Store, now_ms: int) -> dict[str, Any]:
     return {
         "id": store.id, "name": store.name, "timezone": store.timezone, "hours": store.hours,
         "country": store.country, "is_open": store.is_open, "updated_at": now_ms,
+        "contact": store.contact,
     }  # fmt: skip
 
 

@@ -42,6 +42,7 @@ class StoresApi:
     async def list(self, request: web.Request) -> web.Response:
         """`?limit=100&after=<id>&open=true`: by id; `next` is the `after` of what follows."""
         principal = self._reader(request)
+        contact = principal.may("stores:write")
         limit = _whole(request.query.get("limit", str(_PAGE)), "limit", _MAX_PAGE)
         stores = await self._repository.page(
             after=_after(request.query.get("after")),
@@ -50,13 +51,15 @@ class StoresApi:
             ids=principal.stores,
         )
         following = stores[-1].id if len(stores) == limit else None
-        return web.json_response({"stores": [_body(each) for each in stores], "next": following})
+        return web.json_response(
+            {"stores": [_body(each, contact) for each in stores], "next": following}
+        )
 
     async def get(self, request: web.Request) -> web.Response:
         """One store."""
         store_id = _store_id(request)
-        self._reader(request, store_id)
-        return web.json_response(_body(await self._repository.get(store_id)))
+        contact = self._reader(request, store_id).may("stores:write")
+        return web.json_response(_body(await self._repository.get(store_id), contact))
 
     async def put(self, request: web.Request) -> web.Response:
         """Create (201) or change (200) a store; whether it is open stays as it is."""
@@ -70,7 +73,7 @@ class StoresApi:
         store = parse_store(fields)
         created = await self._repository.put(store, int(self._clock.now_ms()))
         saved = await self._repository.get(store_id)
-        return web.json_response(_body(saved), status=201 if created else 200)
+        return web.json_response(_body(saved, True), status=201 if created else 200)
 
     async def open(self, request: web.Request) -> web.Response:
         """Open a store; its watchers hear of it unless it was open."""
@@ -86,7 +89,7 @@ class StoresApi:
         now = int(self._clock.now_ms())
         store, notifications = await self._repository.set_open(store_id, is_open, now)
         self._publish(notifications)
-        return web.json_response(_body(store))
+        return web.json_response(_body(store, True))
 
     def _reader(self, request: web.Request, store_id: str | None = None) -> Principal:
         principal = self._authenticator.authenticate(bearer(request))
@@ -110,12 +113,14 @@ def _store_id(request: web.Request) -> str:
     return store_id
 
 
-def _body(store: Store) -> dict[str, Any]:
-    return {
+def _body(store: Store, contact: bool) -> dict[str, Any]:
+    """A store as JSON; its contact is for those who may write it, not for all who watch it."""
+    body = {
         "id": store.id, "name": store.name, "timezone": store.timezone, "hours": store.hours,
         "country": store.country, "is_open": store.is_open,
         "notification_seq": store.notification_seq,
     }  # fmt: skip
+    return {**body, "contact": store.contact} if contact else body
 
 
 async def _json(request: web.Request) -> dict[str, Any]:

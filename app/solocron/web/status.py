@@ -9,14 +9,17 @@ from solocron.cron.job import Job
 from solocron.errors import LockUnavailable, StorageUnavailable
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Survey
+from solocron.notifications.channels import Channels
 from solocron.storage.engine import Database
 from solocron.storage.runs import RunLedger
 
 
 async def overview(
-    jobs: Sequence[Job], *, locks: LockManager, ledger: RunLedger, database: Database, now_ms: float
-) -> dict[str, Any]:
-    """Redis, database, their problems, each job's lock and last run (times UTC epoch ms)."""
+    jobs: Sequence[Job], *, locks: LockManager, ledger: RunLedger, database: Database,
+    channels: Channels, now_ms: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Redis, database, their problems, each job's lock and last run (times UTC epoch ms), and
+    what waits in each channel."""
     surveys: list[Survey] = []
     problems: dict[str, str] = {}
     try:
@@ -41,4 +44,5 @@ async def overview(
             "error": run.get("error"),
         })  # fmt: skip
     up = {each: "down" if each in problems else "up" for each in ("redis", "database")}
-    return {**up, "problems": list(problems.values()), "jobs": rows}
+    deliveries = [] if "database" in problems else await channels.status()
+    return {**up, "problems": list(problems.values()), "jobs": rows, "deliveries": deliveries}
