@@ -17,6 +17,7 @@ import pytest
 
 from clients import Listener, connected, subscribe
 from conftest import SECRET, RedisServer
+from services import http_server, mail_server
 from shops import closings, open_shops, runs, still_open
 from solocron.clock import SystemClock
 from solocron.cron.alarm import ALARM_AFTER
@@ -312,6 +313,31 @@ async def test_websocket_notifications_sent_only_once(settings: pytest.MonkeyPat
             )
         for each in heard:
             each.assert_each_once(shops)
+
+
+async def test_email_and_sms_notifications_sent_only_once(settings: pytest.MonkeyPatch) -> None:
+    """By a real mail server, and a gateway as SMS services have one."""
+    async with mail_server() as mail, http_server() as gateway, AsyncExitStack() as stack:
+        settings.setenv(
+            "SOLOCRON_NOTIFY_URLS", f"mail={mail.url()} sms=json://127.0.0.1:{gateway.port}/sms"
+        )
+        fleet = [Solocron(load()) for _ in range(3)]
+        await fleet[0].parts.database.migrate()
+        for cron in fleet:
+            await stack.enter_async_context(cron)
+        shops = await open_shops(fleet[0].parts.database, 5)
+        for _ in range(3):
+            await all_run(fleet, "store-auto-close")
+        done = {"pending": 0, "sent": 5, "dead": 0, "skipped": 0}
+        async with asyncio.timeout(30):
+            while (await fleet[0].status())["deliveries"] != [
+                {"channel": "mail", **done}, {"channel": "sms", **done},
+            ]:  # fmt: skip
+                await asyncio.sleep(0.05)
+    assert sorted(message["Subject"] for message in mail.taken) == [
+        f"{shop} is closed" for shop in shops
+    ]
+    assert len(gateway.taken) == 5
 
 
 async def test_automatic_recovery(fleet: list[Solocron]) -> None:
