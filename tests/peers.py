@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from clients import Listener
-from solocron.notifications.client import Client
+from solocron.notifications.client import Client, Turn
 
 
 class Wire(asyncio.Transport):
@@ -16,7 +16,7 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[bytes] = []
-        self.stalled = False
+        self.stalled = self.closing = False
 
     def write(self, data: Any) -> None:
         self.writes.append(bytes(data))
@@ -25,16 +25,18 @@ class Wire(asyncio.Transport):
         return sum(map(len, self.writes)) if self.stalled else 0
 
     def is_closing(self) -> bool:
-        return False
+        return self.closing
 
 
 class Peer:
     """A client of a hub, and what its other end heard."""
 
-    def __init__(self, max_pending: int = 4_000_000) -> None:
+    def __init__(self, max_pending: int = 4_000_000, turn: Turn | None = None) -> None:
         self.wire = Wire()
         self.slow = asyncio.Event()
-        self.client = Client(self.wire, on_slow=self.slow.set, max_pending=max_pending)
+        self.client = Client(
+            self.wire, turn or Turn(), on_slow=self.slow.set, max_pending=max_pending
+        )
 
     @property
     def frames(self) -> Iterator[str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
+
+log = logging.getLogger("solocron.notifications")
 
 MAX_PENDING_BYTES = 4 * 1024 * 1024
 
@@ -21,29 +24,53 @@ def text_frame(payload: bytes) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8, "big") + payload
 
 
+class Turn:
+    """The clients that have something to write at the end of this turn of the loop.
+
+    One callback for all of them: one for each was measured to cost four times as much.
+    """
+
+    def __init__(self) -> None:
+        self._clients: list[Client] = []
+
+    def add(self, client: Client) -> None:
+        """Have the client flushed at the end of the turn."""
+        if not self._clients:
+            asyncio.get_running_loop().call_soon(self._end)
+        self._clients.append(client)
+
+    def _end(self) -> None:
+        clients, self._clients = self._clients, []
+        for client in clients:
+            try:
+                client.flush()
+            except Exception:
+                log.exception("a client could not be written to")
+                client.close()
+
+
 class Client:
-    """Writes frames to `transport`; what is queued in one loop turn goes out in one write.
+    """Writes frames to `transport`; what is queued in one loop turn goes out in one write. All
+    clients of a server share the `turn`.
 
     When more than `max_pending` bytes wait for the peer, `on_slow` is called once and nothing
-    more is written: a slow client is closed and resumes, and stalls no other. Once `is_over` says
-    so, frames are dropped: nothing may follow a close frame.
+    more is written: a slow client is closed and resumes, and stalls no other.
     """
 
     def __init__(
         self,
         transport: asyncio.Transport,
+        turn: Turn,
         *,
         on_slow: Callable[[], None],
-        is_over: Callable[[], bool] | None = None,
         max_pending: int = MAX_PENDING_BYTES,
     ) -> None:
         self._transport = transport
+        self._turn = turn
         self._on_slow = on_slow
-        self._is_over = is_over or transport.is_closing
         self._max_pending = max_pending
         self._queue: list[bytes] = []
         self._queued = 0
-        self._loop = asyncio.get_running_loop()
         self.is_closed = False
 
     @property
@@ -56,25 +83,26 @@ class Client:
         if self.is_closed:
             return
         if not self._queue:
-            self._loop.call_soon(self._flush)
+            self._turn.add(self)
         self._queue.append(frame)
         self._queued += len(frame)
         if self._queued > self._max_pending:
             self._give_up()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is queued, unless that is too much for the peer."""
         if not self._queue:
             return
         if self.pending > self._max_pending:
             self._give_up()
             return
         chunk, self._queue, self._queued = self._queue, [], 0
-        if not self._is_over():
+        if not self._transport.is_closing():
             self._transport.write(chunk[0] if len(chunk) == 1 else b"".join(chunk))
 
     def _give_up(self) -> None:
         self.close()
-        self._loop.call_soon(self._on_slow)
+        asyncio.get_running_loop().call_soon(self._on_slow)
 
     def close(self) -> None:
         """Write nothing more, not even what is queued."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from solocron.storage.outbox import Notification
 
@@ -14,10 +14,12 @@ STORE_CLOSED = "store.closed"
 STORE_OPENED = "store.opened"
 STORE_OPEN_REMINDER = "store.open-reminder"
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 def cloud_event(notification: Notification) -> bytes:
     """The notification as one CloudEvent, UTF-8 JSON."""
-    moment = datetime.fromtimestamp(notification.created_at / 1000, UTC)
+    moment = _EPOCH + timedelta(milliseconds=notification.created_at)
     event = {
         "specversion": "1.0",
         "id": f"{notification.store_id}:{notification.seq}",

@@ -25,6 +25,7 @@ log = logging.getLogger("solocron.notifications")
 _BATCH = 500
 _MAX_QUEUED = 20_000  # beyond it rows wait in the table for the sweep
 _UNPUBLISHED_AFTER_MS = 2_000
+_PER_BATCH = 5  # periods that others leave a sweeping server for one batch
 
 
 class Relay:
@@ -99,17 +100,21 @@ class Relay:
 
     async def _sweep(self) -> None:
         """Publish what is old and unpublished, by one server at a time, in bounded batches."""
-        period_ms = int(self._sweep_s * 1000)
-        mine = await self._fanout.take_turn(period_ms)
-        while mine:
-            before = int(self._clock.now_ms()) - _UNPUBLISHED_AFTER_MS
-            rows = await self._outbox.unpublished(before, _BATCH)
-            if not rows:
-                return
+        period_ms, worked = int(self._sweep_s * 1000), False
+        if not await self._fanout.take_turn(period_ms):
+            return
+        while rows := await self._outbox.unpublished(self._before(), _BATCH):
+            worked = True
+            if not await self._fanout.take_turn(_PER_BATCH * period_ms, again=True):
+                break
             self._deliver(rows)
             if not await self._fanout.publish(_messages(rows)) or not await self._mark(rows):
-                return
-            mine = len(rows) == _BATCH and await self._fanout.take_turn(period_ms, again=True)
+                break
+        if worked:
+            await self._fanout.take_turn(period_ms, again=True)
+
+    def _before(self) -> int:
+        return int(self._clock.now_ms()) - _UNPUBLISHED_AFTER_MS
 
 
 def _messages(rows: Sequence[Notification]) -> list[tuple[str, int, bytes]]:

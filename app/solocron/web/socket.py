@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from solocron.errors import InvalidInput, StorageUnavailable
-from solocron.notifications.client import Client, text_frame
+from solocron.notifications.client import Client, Turn, text_frame
 from solocron.notifications.hub import Hub
 from solocron.stores.model import is_store_id
 from solocron.web.auth import Authenticator, Forbidden, Principal, Unauthenticated
@@ -57,6 +57,7 @@ class Sockets:
         self._open: set[Socket] = set()
         self._none_open = asyncio.Event()
         self._draining = False
+        self._turn = Turn()
 
     @property
     def open(self) -> int:
@@ -79,7 +80,7 @@ class Sockets:
             code = GOING_AWAY if self._draining else TOO_MANY
             await part(ws, transport, code, "reconnect later", _TURN_AWAY_WITHIN_S)
             return ws
-        socket = Socket(ws, transport, self._hub, self._authenticator)
+        socket = Socket(ws, transport, self._turn, self._hub, self._authenticator)
         self._open.add(socket)
         self._none_open.clear()
         try:
@@ -128,6 +129,7 @@ class Socket:
         self,
         ws: web.WebSocketResponse,
         transport: asyncio.Transport,
+        turn: Turn,
         hub: Hub,
         authenticator: Authenticator,
     ) -> None:
@@ -135,9 +137,7 @@ class Socket:
         self._transport = transport
         self._hub = hub
         self._authenticator = authenticator
-        self._client = Client(
-            transport, on_slow=self._slow, is_over=lambda: ws.closed or transport.is_closing()
-        )
+        self._client = Client(transport, turn, on_slow=self._slow)
         self._interrupt: asyncio.Timeout | None = None
         self._ending: tuple[int, str] | None = None
         self._bad_frames = 0
