@@ -12,7 +12,7 @@ from shops import closings, open_shops, runs, still_open
 from solocron.storage.engine import Database
 from workers import Worker, prepare, until, wall_ms
 
-SHOPS = 6000
+SHOPS = 4000
 LEASE_S = 2.0
 SWEEP_S = 0.5
 JOB = "store-auto-close"

@@ -202,7 +202,7 @@ async def test_without_channels_nothing_is_asked_or_written() -> None:
 
 async def test_deliveries_wait_for_a_migration(postgres_url: str) -> None:
     database = Database(postgres_url)
-    with pytest.raises(StorageUnavailable, match="does not exist"):
+    with pytest.raises(StorageUnavailable, match="solocron migrate"):
         await Deliveries(database).counts()
     await database.close()
 

@@ -76,6 +76,21 @@ async def test_a_redis_that_forgot_everything_does_not_run_a_finished_tick_again
     assert redis_server.cli("get", SETTLED) == str(tick)  # and Redis knows it again
 
 
+async def test_a_queue_loses_no_tick_because_redis_forgot_which_was_the_last(
+    locks: LockManager, ledger: RunLedger, redis_server: RedisServer
+) -> None:
+    tick, ran = latest(), list[int]()
+
+    async def body(run: Run) -> None:
+        ran.append(run.tick)
+
+    one = runner(locks, ledger)
+    await one.run_tick(job(body, overlap="queue"), tick - 180_000)
+    redis_server.cli("flushall")
+    await one.run_tick(job(body, overlap="queue"), tick)
+    assert ran == [tick - 180_000, tick - 120_000, tick - 60_000, tick]
+
+
 async def test_a_flush_in_mid_run_stops_the_run_and_the_next_attempt_is_larger(
     redis_server: RedisServer, ledger: RunLedger
 ) -> None:

@@ -176,7 +176,7 @@ class Runner:
             job.name, since_ms=tick - job.catch_up_ms, before_ms=tick,
             now_ms=int(self._clock.now_ms()),
         )  # fmt: skip
-        if fallback and job.overlap == "queue":
+        if job.overlap == "queue" and settled < 0:  # Redis is away, or has forgotten
             settled = (await self._ledger.latest_ticks()).get(job.name, -1)
         return ticks_to_run(job, tick, settled=settled, unfinished=unfinished)
 
