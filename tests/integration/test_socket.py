@@ -67,7 +67,7 @@ async def overwhelmed(api: Api) -> RawClient:
 
 async def test_a_client_that_reads_slowly_gets_whole_frames_then_4408(api: Api) -> None:
     client = await overwhelmed(api)
-    frames = await client.until_close(pause_s=0.01)
+    frames = await client.until_close(pause_s=0.001)
     assert (frames[-1].opcode, frames[-1].code) == (CLOSE, 4408)
     seqs = [int(each.payload.partition(b"|")[0]) for each in frames[:-1]]
     assert seqs == list(range(1, len(seqs) + 1)) and len(seqs) > 40
