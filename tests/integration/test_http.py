@@ -184,6 +184,7 @@ def test_a_page_of_this_host_or_an_allowed_one_may_ask(host: str, origin: str) -
         ("", "null"),
         ("null", "null"),
         ("", ""),
+        ("", "http://"),
         ("shop.example", ""),
         ("shop.example", "file://"),
         ("shop.example", "http://"),

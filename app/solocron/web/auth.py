@@ -98,8 +98,6 @@ class Authenticator:
             raise Unauthenticated("no token: send Authorization: Bearer <token>")
         if len(token) > _MAX_TOKEN:
             raise Unauthenticated(f"the token has over {_MAX_TOKEN} characters")
-        if not token.isascii():
-            raise Unauthenticated("the token is refused: it is not a JSON Web Token")
         try:
             key, algorithm = self._key_of(token)
             claims = jwt.decode(
@@ -109,7 +107,7 @@ class Authenticator:
             )  # fmt: skip
         except jwt.PyJWTError as error:
             raise Unauthenticated(f"the token is refused: {error}") from None
-        except (RecursionError, ValueError):  # deep JSON, numbers of thousands of digits
+        except (RecursionError, ValueError):  # deep JSON, huge numbers, no UTF-8
             raise Unauthenticated("the token is refused: it is not a JSON Web Token") from None
         return self._principal(claims)
 
