@@ -16,7 +16,7 @@ test: setup ## formatting, lint, types, layers, then every test on real servers
 	$(BIN)/ruff check app tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup
 
 demo: setup ## three workers, a real Redis and a fast clock, until Ctrl-C
 	$(BIN)/solocron demo

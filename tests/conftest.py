@@ -16,6 +16,14 @@ from pathlib import Path
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of whole fleets of processes run one after the other, though the rest does not."""
+    for item in items:
+        folder = item.path.parent.name
+        if folder in ("acceptance", "faults"):
+            item.add_marker(pytest.mark.xdist_group(folder))
+
+
 def free_port() -> int:
     """A TCP port that was free a moment ago."""
     with socket.socket() as listener:

@@ -81,5 +81,6 @@ async def test_500_ticks_on_8_skewed_workers_run_500_times(
     assert sum(runs.values()) == len(ticks)
     at_start = 1  # the newest tick of each job, for the first sweep
     for pid, count in runs.items():
-        # A winner's: begin, what a crashed owner left, fence, finish. A loser's: none.
-        assert queries[pid] - at_start <= 4 * count
+        # A winner's: what a crashed owner left, begin, fence and finish, and now and then the
+        # first two for a tick that had just been settled elsewhere. A loser's: none.
+        assert queries[pid] - at_start <= (4 * count + 8 if count else 0)
