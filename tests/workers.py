@@ -119,11 +119,13 @@ async def effects(database: Database) -> list[tuple[int, str]]:
 async def stores_locked(url: str) -> AsyncIterator[None]:
     """Whoever wants to write stores waits until this ends, or for the lock timeout."""
     database = Database(url, idle_ms=60_000)
-    async with database.begin() as connection:  # on SQLite that is a lock already
-        if database.dialect == "postgresql":
-            await connection.execute(text("LOCK TABLE stores IN ACCESS EXCLUSIVE MODE"))
-        yield
-    await database.close()
+    try:
+        async with database.begin() as connection:  # on SQLite that is a lock already
+            if database.dialect == "postgresql":
+                await connection.execute(text("LOCK TABLE stores IN ACCESS EXCLUSIVE MODE"))
+            yield
+    finally:
+        await database.close()
 
 
 async def until(condition: Any, timeout_s: float = 60) -> None:
