@@ -7,13 +7,15 @@ import base64
 import hmac
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
+from unittest.mock import Mock
 
 import aiohttp
 import jwt
 import pytest
 from aiohttp import WSMsgType
+from aiohttp.test_utils import make_mocked_request
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from clients import Listener, connected, subscribe
@@ -23,6 +25,8 @@ from solocron.errors import ConfigError
 from solocron.service import Solocron
 from solocron.settings import load
 from solocron.web import socket as ws_module
+from solocron.web.auth import Forbidden
+from solocron.web.guard import check_host
 
 FAR = 4_000_000_000
 STORE = {"name": "Mitte", "timezone": "Europe/Berlin", "hours": "Mo-Su 09:00-17:00"}
@@ -376,6 +380,11 @@ async def test_without_a_secret_only_loopback_is_served(environment: pytest.Monk
         assert (await api.call("GET", "/api/v1/stores"))[0] == 200
         status, answer = await api.call("GET", "/api/v1/stores", Host="rebound.example")
         assert (status, "rebound.example" in answer["detail"]) == (403, True)
+    for peer, served in (("127.0.0.1", True), ("::1", True), ("192.0.2.7", False)):
+        transport = Mock(get_extra_info=lambda name, default=None, peer=peer: (peer, 1))
+        request = make_mocked_request("GET", "/", {"Host": "localhost"}, transport=transport)
+        with nullcontext() if served else pytest.raises(Forbidden):
+            check_host(request)
     environment.setenv("SOLOCRON_HOST", "0.0.0.0")
     with pytest.raises(ConfigError, match=r"SOLOCRON_HOST is '0\.0\.0\.0'"):
         async with Solocron(load()).serving():

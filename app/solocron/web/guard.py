@@ -62,8 +62,12 @@ def _origin(text: str) -> tuple[str, str, int] | None:
 
 
 def check_host(request: web.Request) -> None:
-    """Where everybody is let in, the Host must be this machine: a page elsewhere whose name was
-    made to point here (DNS rebinding) is refused. Raises Forbidden."""
+    """Where everybody is let in, the peer must be on this machine, whatever address the host
+    application listens on, and so must the Host: a page elsewhere whose name was made to point
+    here (DNS rebinding) is refused. Raises Forbidden."""
+    peer = request.transport.get_extra_info("peername") if request.transport else None
+    if isinstance(peer, tuple) and not is_loopback(str(peer[0])):
+        raise Forbidden("without SOLOCRON_AUTH_SECRET only this machine is served")
     origin = _origin(f"http://{request.host}")
     if origin is None or not is_loopback(origin[1]):
         raise Forbidden(
