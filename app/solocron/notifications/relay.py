@@ -27,6 +27,8 @@ _MAX_QUEUED = 20_000  # beyond it rows wait in the table for the sweep
 _UNPUBLISHED_AFTER_MS = 2_000
 _PER_BATCH = 5  # periods that others leave a sweeping server for one batch
 
+_Message = tuple[str, int, bytes]  # store, seq, event: encoded once for the hub and for Redis
+
 
 class Relay:
     """Publishes rows. Run `run()` as a task; `sweep_s` is the pause between sweeps, in s.
@@ -44,17 +46,18 @@ class Relay:
         self._clock = clock
         self._sweep_s = sweep_s
         self._committed = committed
-        self._queue: deque[Notification] = deque()
+        self._queue: deque[tuple[Notification, _Message]] = deque()
         self._work = asyncio.Event()
         self._flushing = asyncio.Lock()
 
     def publish(self, rows: Sequence[Notification]) -> None:
         """Take rows that have just been committed: this server's clients get them now, those of
         the others soon."""
-        self._deliver(rows)
+        messages = _messages(rows)
+        self._deliver(messages)
         self._committed()
         if len(self._queue) < _MAX_QUEUED:
-            self._queue.extend(rows)
+            self._queue.extend(zip(rows, messages, strict=True))
             self._work.set()
 
     async def run(self) -> None:
@@ -72,13 +75,13 @@ class Relay:
             while self._queue:
                 size = min(_BATCH, len(self._queue))
                 batch = [self._queue.popleft() for _ in range(size)]
-                if await self._fanout.publish(_messages(batch)):
-                    await self._mark(batch)
+                if await self._fanout.publish([message for _, message in batch]):
+                    await self._mark([row for row, _ in batch])
                 else:
                     self._queue.clear()
 
-    def _deliver(self, rows: Sequence[Notification]) -> None:
-        for message in _messages(rows):
+    def _deliver(self, messages: Sequence[_Message]) -> None:
+        for message in messages:
             self._hub.deliver(*message)
 
     async def _mark(self, rows: Sequence[Notification]) -> bool:
@@ -107,8 +110,9 @@ class Relay:
             worked = True
             if not await self._fanout.take_turn(_PER_BATCH * period_ms, again=True):
                 break
-            self._deliver(rows)
-            if not await self._fanout.publish(_messages(rows)) or not await self._mark(rows):
+            messages = _messages(rows)
+            self._deliver(messages)
+            if not await self._fanout.publish(messages) or not await self._mark(rows):
                 break
         if worked:
             await self._fanout.take_turn(period_ms, again=True)
@@ -117,5 +121,5 @@ class Relay:
         return int(self._clock.now_ms()) - _UNPUBLISHED_AFTER_MS
 
 
-def _messages(rows: Sequence[Notification]) -> list[tuple[str, int, bytes]]:
+def _messages(rows: Sequence[Notification]) -> list[_Message]:
     return [(each.store_id, each.seq, cloud_event(each)) for each in rows]
