@@ -10,10 +10,14 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+
+from services import HttpServer, MailServer, http_server, mail_server
+from solocron.storage.engine import Database
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -165,6 +169,36 @@ def database_url(request: pytest.FixtureRequest) -> str:
     name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
     url: str = request.getfixturevalue(name)
     return url
+
+
+@asynccontextmanager
+async def fresh_database(url: str) -> AsyncIterator[Database]:
+    """The migrated database at `url`, closed at the end."""
+    database = Database(url)
+    await database.migrate()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A migrated, empty database of either kind."""
+    async with fresh_database(database_url) as database:
+        yield database
+
+
+@pytest.fixture
+async def mail() -> AsyncIterator[MailServer]:
+    """An SMTP server that keeps what it took."""
+    async with mail_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[HttpServer]:
+    """An HTTP server that keeps what it took."""
+    async with http_server() as server:
+        yield server
 
 
 SECRET = "0123456789abcdef" * 4

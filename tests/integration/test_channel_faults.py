@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from email.message import EmailMessage
 from pathlib import Path
@@ -18,31 +18,11 @@ import pytest
 from sqlalchemy import update
 
 from mailing import all_are, channels, has, rows, running, tell
-from services import HttpServer, MailServer, http_server, mail_server, serving
+from services import HttpServer, MailServer, serving
 from solocron.notifications.channels import Policy
 from solocron.storage.engine import Database
 from solocron.storage.tables import deliveries
 from workers import until
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url)
-    await database.migrate()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def mail() -> AsyncIterator[MailServer]:
-    async with mail_server() as server:
-        yield server
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[HttpServer]:
-    async with http_server() as server:
-        yield server
 
 
 async def test_three_servers_send_each_once_per_channel_though_sends_fail(

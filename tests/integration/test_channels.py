@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from email.message import EmailMessage
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from sqlalchemy import update
 
 from mailing import CLOCK, all_are, channels, has, rows, running, tell
-from services import HttpServer, MailServer, http_server, joe, mail_server, self_signed, serving
+from services import HttpServer, MailServer, joe, mail_server, self_signed, serving
 from solocron.errors import StorageUnavailable
 from solocron.notifications.channels import Policy
 from solocron.notifications.senders import channels_of
@@ -25,26 +24,6 @@ from solocron.storage.engine import Database
 from solocron.storage.tables import stores
 from solocron.stores.repository import StoreRepository
 from workers import until
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url)
-    await database.migrate()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def mail() -> AsyncIterator[MailServer]:
-    async with mail_server() as server:
-        yield server
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[HttpServer]:
-    async with http_server() as server:
-        yield server
 
 
 async def test_it_is_given_up_after_some_attempts_and_the_reason_is_kept(

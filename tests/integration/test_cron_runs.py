@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conftest import RedisServer
+from conftest import RedisServer, fresh_database
 from proxy import Proxy
 from solocron.clock import SystemClock
 from solocron.cron.job import Body, Job
@@ -52,10 +52,8 @@ async def locks(redis_server: RedisServer) -> AsyncIterator[LockManager]:
 
 @pytest.fixture
 async def ledger(sqlite_url: str) -> AsyncIterator[RunLedger]:
-    database = Database(sqlite_url)
-    await database.migrate()
-    yield RunLedger(database)
-    await database.close()
+    async with fresh_database(sqlite_url) as database:
+        yield RunLedger(database)
 
 
 async def crashed(ledger: RunLedger, tick: int, lease_ms: int = 0) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
-from collections.abc import AsyncIterator
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -18,14 +17,6 @@ from solocron.storage.runs import RunKey, RunLedger, Verdict
 from solocron.storage.tables import metadata, stores
 
 TICK = 1_800_000_000_000
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url)
-    await database.migrate()
-    yield database
-    await database.close()
 
 
 async def begin(ledger: RunLedger, owner: str, lease_ms: int = 60_000) -> Verdict:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conftest import RedisServer
+from conftest import RedisServer, fresh_database
 from solocron.clock import SystemClock
 from solocron.cron.job import Body, Job
 from solocron.cron.run import Run
@@ -46,10 +46,8 @@ async def locks(redis_server: RedisServer) -> AsyncIterator[LockManager]:
 
 @pytest.fixture
 async def database(sqlite_url: str) -> AsyncIterator[Database]:
-    database = Database(sqlite_url)
-    await database.migrate()
-    yield database
-    await database.close()
+    async with fresh_database(sqlite_url) as database:
+        yield database
 
 
 async def test_log_messages_are_the_originals(

@@ -52,14 +52,6 @@ class Published(list[Notification]):
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url)
-    await database.migrate()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
 def repository(database: Database) -> StoreRepository:
     return StoreRepository(database)
 

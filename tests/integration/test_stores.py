@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -21,14 +21,6 @@ from solocron.stores.repository import StoreRepository, UnknownStore
 
 NOW = 1_777_024_800_000  # Friday 2026-04-24 10:00 UTC
 CLOCK = SystemClock()
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url)
-    await database.migrate()
-    yield database
-    await database.close()
 
 
 @pytest.fixture
