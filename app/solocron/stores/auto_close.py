@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from solocron.clock import Clock
 from solocron.cron.run import Run
-from solocron.stores.due import Publish, due_keys, in_batches
-from solocron.stores.repository import StoreRepository
+from solocron.stores.due import StoreJob
 
 
-@dataclass(frozen=True)
-class AutoClose:
-    """The job's body. `publish` is given each batch once it is committed."""
-
-    repository: StoreRepository
-    clock: Clock
-    publish: Publish
-    batch: int = 500
+class AutoClose(StoreJob):
+    """The job's body."""
 
     async def __call__(self, run: Run) -> Mapping[str, int]:
-        """Close what is due. Raises StaleAttempt, LeaseLost or StorageUnavailable; batches
-        committed before that stay."""
-        keys = await due_keys(run, self.repository, self.clock, is_open=True, state="closed")
-        closed = await in_batches(
-            run, keys, self.repository.close_due,
-            clock=self.clock, publish=self.publish, batch=self.batch,
-        )  # fmt: skip
-        return {"closed": closed}
+        """Close what is due. Raises what `apply` raises."""
+        change = self.repository.close_due
+        return {"closed": await self.apply(run, change, is_open=True, state="closed")}

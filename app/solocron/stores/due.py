@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -39,21 +40,49 @@ class Change(Protocol):
     ) -> list[Notification]: ...
 
 
-async def due_keys(
-    run: Run, repository: StoreRepository, clock: Clock, *, is_open: bool, state: State
-) -> dict[HoursKey, int]:
-    """The keys of open (or closed) stores whose hours say `state` now, and how many share each.
+@dataclass(frozen=True)
+class StoreJob:
+    """What both bodies are made of. `publish` is given each batch once it is committed; `batch`
+    is the most stores changed in one transaction."""
 
-    "Now" is never before the tick, however far behind this server's clock is.
-    """
-    counts = await repository.hours_keys(is_open)
-    at_ms = max(clock.now_ms(), run.tick)
-    if len(counts) > _KEYS_ON_THE_LOOP:
-        found = await asyncio.to_thread(states, counts, at_ms)
-    else:
-        found = states(counts, at_ms)
-    _warn_of_broken(run, [key for key in counts if found[key] == "unknown"])
-    return {key: count for key, count in counts.items() if found[key] == state}
+    repository: StoreRepository
+    clock: Clock
+    publish: Publish
+    batch: int = 500
+
+    async def apply(self, run: Run, change: Change, *, is_open: bool, state: State) -> int:
+        """Apply `change` to the open (or closed) stores whose hours say `state`; how many changed.
+
+        Raises StaleAttempt, LeaseLost or StorageUnavailable; batches committed before that stay.
+        """
+        total = 0
+        for group in _groups(await self._due(run, is_open, state), self.batch):
+            while True:
+                async with run.transaction() as connection:
+                    rows = await change(
+                        connection, group, tick=run.tick, now_ms=int(self.clock.now_ms()),
+                        limit=self.batch,
+                    )  # fmt: skip
+                if rows:
+                    self.publish(rows)
+                total += len(rows)
+                if len(rows) < self.batch:
+                    break
+        return total
+
+    async def _due(self, run: Run, is_open: bool, state: State) -> dict[HoursKey, int]:
+        """The keys of those stores, and how many share each.
+
+        "Now" is never before the tick, however far behind this server's clock is.
+        """
+        counts = await self.repository.hours_keys(is_open)
+        at_ms = max(self.clock.now_ms(), run.tick)
+        if len(counts) > _KEYS_ON_THE_LOOP:
+            found = await asyncio.to_thread(states, counts, at_ms)
+        else:
+            found = states(counts, at_ms)
+        _warn_of_broken(run, [key for key in counts if found[key] == "unknown"])
+        return {key: count for key, count in counts.items() if found[key] == state}
 
 
 def _warn_of_broken(run: Run, unknown: Sequence[HoursKey]) -> None:
@@ -62,32 +91,6 @@ def _warn_of_broken(run: Run, unknown: Sequence[HoursKey]) -> None:
             check_hours(*key)
         except InvalidInput as error:
             run.log.warning("Stores are left as they are: %s", error)
-
-
-async def in_batches(
-    run: Run,
-    keys: Mapping[HoursKey, int],
-    change: Change,
-    *,
-    clock: Clock,
-    publish: Publish,
-    batch: int,
-) -> int:
-    """Apply `change` to all stores with those keys, at most `batch` a transaction, and publish
-    what each committed. Returns how many changed."""
-    total = 0
-    for group in _groups(keys, batch):
-        while True:
-            async with run.transaction() as connection:
-                rows = await change(
-                    connection, group, tick=run.tick, now_ms=int(clock.now_ms()), limit=batch
-                )
-            if rows:
-                publish(rows)
-            total += len(rows)
-            if len(rows) < batch:
-                break
-    return total
 
 
 def _groups(keys: Mapping[HoursKey, int], batch: int) -> Iterator[list[HoursKey]]:
