@@ -136,9 +136,11 @@ class ClusterLink:
             except LockReadOnly:
                 self._distrust(target)
                 raise
-            except (TryAgainError, LockUnavailable) as error:
-                if isinstance(error, LockUnavailable):
-                    self._distrust(target)
+            except TryAgainError:  # a slot on the move takes no script of several keys
+                self._stale = True
+                raise LockReadOnly(f"Redis refuses writes: the slot of {key} is moving") from None
+            except LockUnavailable:
+                self._distrust(target)
                 target, asking = None, False
                 await asyncio.sleep(_PAUSE_S)
 

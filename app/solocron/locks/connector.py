@@ -47,10 +47,11 @@ class Connector:
         host, port = await self._find_master()
         connection: Connection = pool.make_connection()  # type: ignore[no-untyped-call]
         connection.host, connection.port = host, port
-        await _connected(connection)
         try:
-            # Sentinels may name a server that is no master yet, or no more.
-            role = (await ask(connection, "ROLE"))[0]
+            async with asyncio.timeout(self._deadline_s / 3):  # a hung one will soon be replaced
+                await connection.connect()  # type: ignore[no-untyped-call]
+                # Sentinels may name a server that is no master yet, or no more.
+                role = (await ask(connection, "ROLE"))[0]
             if role != b"master":
                 raise RedisConnectionError(f"{host}:{port} is a {_text(role)}: a failover is on")
         except BaseException:
@@ -77,12 +78,15 @@ class Connector:
             async with asyncio.timeout(self._deadline_s / 3):
                 connection = await connect(pool)
                 try:
-                    reply = await ask(connection, "SENTINEL", "MASTER", self._address.master)
+                    name = self._address.master
+                    state = await ask(connection, "SENTINEL", "MASTER", name)
+                    # In a failover this knows of the new master before `state` does.
+                    host, port = await ask(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
                 finally:
                     await connection.disconnect(nowait=True)
-            state = dict(zip(map(_text, reply[::2]), map(_text, reply[1::2]), strict=True))
-            return int(state["config-epoch"]), state["ip"], int(state["port"])
-        except (RedisError, OSError, TimeoutError, LookupError, TypeError, ValueError) as error:
+            epoch = state[state.index(b"config-epoch") + 1]
+            return int(epoch), _text(host), int(port)
+        except (RedisError, OSError, TimeoutError, TypeError, ValueError) as error:
             log.debug("a sentinel does not say who is master: %s", error)
             return None
 
@@ -90,16 +94,12 @@ class Connector:
 async def connect(pool: ConnectionPool) -> AbstractConnection:
     """A new connection of the pool's kind; the pool does not keep it."""
     connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
-    await _connected(connection)
-    return connection
-
-
-async def _connected(connection: AbstractConnection) -> None:
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
+    return connection
 
 
 async def ask(connection: AbstractConnection, *command: str) -> Any:
