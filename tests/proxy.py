@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from types import TracebackType
 from typing import Self
 
@@ -10,10 +11,12 @@ from sqlalchemy.engine import make_url
 
 
 class Proxy:
-    """Listens on a port of its own and carries bytes to `upstream`: a port or a Unix socket."""
+    """Listens on a port of its own and carries bytes to `upstream`: a port or a Unix socket. With
+    `tls` it is a TLS server before it."""
 
-    def __init__(self, upstream: int | str) -> None:
+    def __init__(self, upstream: int | str, tls: ssl.SSLContext | None = None) -> None:
         self._upstream = upstream
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._links: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._doomed: bytes | None = None
@@ -48,7 +51,9 @@ class Proxy:
 
     async def up(self) -> None:
         """Listen (again, on the same port)."""
-        self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(
+            self._carry, "127.0.0.1", self.port, ssl=self._tls
+        )
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def down(self) -> None:

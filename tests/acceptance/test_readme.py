@@ -115,6 +115,7 @@ def test_every_default_in_the_readme_is_the_default() -> None:
             if name in fields:
                 value = fields[name].default
                 shown = value.get_secret_value() if isinstance(value, SecretStr) else value
+                shown = int(shown) if isinstance(shown, bool) else shown
                 assert str(shown).removesuffix(".0") == default, name
 
 

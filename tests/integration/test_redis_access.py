@@ -1,0 +1,179 @@
+"""Redis behind TLS and access lists: the least it takes, and what is said of too little."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from conftest import RedisServer
+from proxy import Proxy
+from solocron.clock import SystemClock
+from solocron.errors import LockUnavailable
+from solocron.locks.manager import LockManager
+from solocron.locks.results import Done, Granted
+from solocron.notifications.fanout import Fanout
+
+README = Path(__file__).parents[2] / "README.md"
+KEY = "cron:store-auto-close"
+
+
+class Identity(NamedTuple):
+    """A self-signed certificate and its key, as files."""
+
+    certificate: Path
+    key: Path
+
+
+def identity(folder: Path, name: str) -> Identity:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = Identity(folder / f"{name}.crt", folder / f"{name}.key")
+    files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    files.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return files
+
+
+def tls(server: Identity, clients: Identity | None = None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server.certificate, server.key)
+    if clients is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(clients.certificate)
+    return context
+
+
+async def works(url: str, within_s: float = 5) -> None:
+    """Locks and notifications go over `url`."""
+    async with LockManager(url) as locks:
+        claim = await locks.claim(KEY, 1000, 60_000)
+        assert isinstance(claim, Granted)
+        await locks.survey([(KEY, "* * * * * UTC")])
+        assert [lock["key"] for lock in await locks.locks()] == [KEY]
+        await locks._renew([claim.lease])
+        assert locks.statistics.of(KEY).renewals == 1
+        assert await locks.release(claim.lease, settle=1000)
+        assert await locks.claim(KEY, 1000, 60_000) == Done(1000)
+        await locks.pause(KEY)
+        assert await locks.resume(KEY)
+        assert not await locks.unlock(KEY)
+    heard: asyncio.Queue[tuple[str, int, bytes]] = asyncio.Queue()
+    up = asyncio.Event()
+    fanout = Fanout(url, environment="", clock=SystemClock(), deadline_s=1)
+    await fanout.watch(["42"])
+    running = asyncio.create_task(fanout.run(lambda *message: heard.put_nowait(message), up.set))
+    try:
+        async with asyncio.timeout(within_s):
+            await up.wait()
+            await fanout.watch(["43"])
+            assert await fanout.take_turn(1000)
+            assert await fanout.publish([("43", 1, b"{}")])
+            assert await heard.get() == ("43", 1, b"{}")
+            await fanout.unwatch(["43"])
+            await fanout.watch(["44"])
+            assert await fanout.publish([("44", 1, b"{}")])
+            assert await heard.get() == ("44", 1, b"{}")
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_tls_with_a_certificate_of_both_sides(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    server, client = identity(tmp_path, "server"), identity(tmp_path, "client")
+    async with Proxy(redis_server.port, tls(server, client)) as proxy:
+        url = f"rediss://127.0.0.1:{proxy.port}/0?ssl_ca_certs={server.certificate}"
+        await works(f"{url}&ssl_certfile={client.certificate}&ssl_keyfile={client.key}")
+        async with LockManager(url) as locks:  # no certificate of its own
+            with pytest.raises(LockUnavailable):
+                await locks.is_locked(KEY)
+
+
+async def test_a_server_that_cannot_prove_its_name_is_not_talked_to(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    server, other = identity(tmp_path, "server"), identity(tmp_path, "other")
+    async with Proxy(redis_server.port, tls(server)) as proxy:
+        for trusted in (f"?ssl_ca_certs={other.certificate}", ""):
+            async with LockManager(f"rediss://127.0.0.1:{proxy.port}/0{trusted}") as locks:
+                with pytest.raises(LockUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+                    await locks.is_locked(KEY)
+
+
+@pytest.fixture
+def limited(redis_server: RedisServer) -> Iterator[str]:
+    """The URL of a user with the rights the README gives."""
+    rule = re.search(r"^ACL SETUSER solocron (.*)$", README.read_text(), re.MULTILINE)
+    assert rule is not None
+    words = rule[1].replace(">PASSWORD", ">pass-word").split()
+    assert redis_server.cli("ACL", "SETUSER", "solocron", *words) == "OK"
+    yield redis_server.url.replace("redis://", "redis://solocron:pass-word@")
+    redis_server.cli("ACL", "DELUSER", "solocron")
+
+
+async def test_the_rights_the_readme_gives_are_enough(limited: str) -> None:
+    await works(limited)
+
+
+async def test_the_rights_the_readme_gives_are_all_needed(
+    redis_server: RedisServer, limited: str
+) -> None:
+    """Each command, taken away, is missed, but for those of Sentinel and a cluster, and those
+    of which either will do until a SCRIPT FLUSH."""
+    rights = re.findall(r"\+(\S+)", redis_server.cli("ACL", "GETUSER", "solocron"))
+    elsewhere = ("role", "cluster|slots", "asking", "eval", "script|load")
+    needed = [each for each in rights if each not in elsewhere]
+    assert len(needed) > 10
+    for each in needed:
+        redis_server.cli("FLUSHALL")
+        redis_server.cli("SCRIPT", "FLUSH")
+        redis_server.cli("ACL", "SETUSER", "solocron", f"-{each.partition('|')[0]}")
+        with pytest.raises((AssertionError, LockUnavailable, TimeoutError)):
+            await works(limited, within_s=1)
+        redis_server.cli("ACL", "SETUSER", "solocron", f"+{each}")
+    await works(limited)
+
+
+async def test_a_right_that_is_missing_is_named(redis_server: RedisServer, limited: str) -> None:
+    redis_server.cli("ACL", "SETUSER", "solocron", "-evalsha")
+    async with LockManager(limited) as locks:
+        with pytest.raises(LockUnavailable, match=r"Redis refuses EVALSHA: .*evalsha"):
+            await locks.claim(KEY, 1000, 60_000)
+    wrong = limited.replace("pass-word", "wrong")
+    async with LockManager(wrong) as locks:
+        with pytest.raises(LockUnavailable, match="invalid username-password"):
+            await locks.is_locked(KEY)
