@@ -165,6 +165,7 @@ async def test_the_rights_the_readme_gives_are_all_needed(
         with pytest.raises((AssertionError, LockUnavailable, TimeoutError)):
             await works(limited, within_s=1)
         redis_server.cli("ACL", "SETUSER", "solocron", f"+{each}")
+    redis_server.cli("FLUSHALL")
     await works(limited)
 
 
