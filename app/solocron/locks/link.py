@@ -132,6 +132,7 @@ class RedisLink:
         self._reachability = reachability
         self._session: Session | None = None
         self._connecting = asyncio.Lock()
+        self._failure = ""  # of the last try to exchange anything
 
     @property
     def is_up(self) -> bool:
@@ -185,8 +186,11 @@ class RedisLink:
         try:
             return await within(self._deadline_s, self._clock, work)
         except TimeoutError:
+            why = f"; {self._failure}" if self._failure else ""
             self.timed_out()
-            raise LockUnavailable(f"Redis gave no answer within {self._deadline_s:g} s") from None
+            raise LockUnavailable(
+                f"Redis gave no answer within {self._deadline_s:g} s{why}"
+            ) from None
 
     async def _exchange(self, args: Command, submit: Callable[[Session], Awaitable[_T]]) -> _T:
         """Submit on a live session, and again after a loss, a few times."""
@@ -196,6 +200,7 @@ class RedisLink:
             try:
                 session = await self._connected()
                 reply = await submit(session)
+                self._failure = ""
                 self._reachability.works(self._server)
                 return reply
             except (NoScriptError, *_REDIRECTS):
@@ -206,6 +211,7 @@ class RedisLink:
                     raise LockReadOnly(f"Redis refuses writes: {name_of(error)}") from None
                 raise LockUnavailable(f"Redis refuses {args[0]!s}: {name_of(error)}") from None
             except (LockUnavailable, RedisError, OSError) as error:
+                self._failure = name_of(error)
                 self._lost(name_of(error), session)
                 if attempt >= len(_RETRY_PAUSES_S):
                     raise LockUnavailable(f"Redis is not reachable: {name_of(error)}") from None
