@@ -119,9 +119,13 @@ def test_every_default_in_the_readme_is_the_default() -> None:
                 assert str(shown).removesuffix(".0") == default, name
 
 
-def test_every_test_the_readme_names_exists() -> None:
+def test_every_test_the_readmes_name_exists() -> None:
     table = README.split("## From the original system")[1]
-    named = re.findall(r"`(test_\w+)`", table)
+    faults = (ROOT / "tests" / "README.md").read_text()
     sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    assert len(named) >= 40
-    assert [each for each in named if f"def {each}(" not in sources] == []
+    for text, at_least in ((table, 40), (faults, 40)):
+        named = re.findall(r"`(test_\w+)`", text)
+        assert len(named) >= at_least
+        assert [each for each in named if f"def {each}(" not in sources] == []
+    numbers = re.findall(r"^\| (\d+) \|.*`test_", faults, re.MULTILINE)
+    assert numbers == [str(n) for n in range(1, 31)]
