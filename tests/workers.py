@@ -54,7 +54,7 @@ class Worker:
         with log.open("ab") if log is not None else nullcontext() as lines:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, str(Path(__file__).with_name("worker.py")), json.dumps(options),
-                stdout=asyncio.subprocess.PIPE, stderr=lines,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=lines,
                 env={**os.environ, "REDIS_URL": redis, "DATABASE_URL": database, **variables},
             )  # fmt: skip
         worker = cls(process)
@@ -87,6 +87,13 @@ class Worker:
         """How its ticks went; known once it has stopped."""
         found: dict[str, int] = self.events[-1]["tally"]
         return found
+
+    async def step(self, ms: float) -> None:
+        """Set its wall clock `ms` off what it would be."""
+        assert self.process.stdin is not None
+        before = len(self.events)
+        self.process.stdin.write(json.dumps({"step_ms": ms}).encode() + b"\n")
+        await self.saw(lambda event: event in self.events[before:] and event["event"] == "stepped")
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

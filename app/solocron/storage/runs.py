@@ -219,6 +219,11 @@ class RunLedger:
         async with self._database.connect() as connection:
             return [(row.job, row.tick) for row in await connection.execute(query)]
 
+    async def clock_ms(self) -> int:
+        """The database's own time, UTC epoch ms."""
+        async with self._database.connect() as connection:
+            return int((await connection.execute(select(database_now()))).scalar_one())
+
     async def history(self, job: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
         """The newest runs, newest first, at most `limit` (and never more than 1,000)."""
         query = select(job_runs).order_by(job_runs.c.tick.desc()).limit(min(limit, 1000))
