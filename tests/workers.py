@@ -123,13 +123,13 @@ async def effects(database: Database) -> list[tuple[int, str]]:
 
 
 @asynccontextmanager
-async def stores_locked(url: str) -> AsyncIterator[None]:
-    """Whoever wants to write stores waits until this ends, or for the lock timeout."""
+async def table_locked(url: str, table: str = "stores") -> AsyncIterator[None]:
+    """Whoever wants to write to the table waits until this ends, or for the lock timeout."""
     database = Database(url, idle_ms=60_000)
     try:
         async with database.begin() as connection:  # on SQLite that is a lock already
             if database.dialect == "postgresql":
-                await connection.execute(text("LOCK TABLE stores IN ACCESS EXCLUSIVE MODE"))
+                await connection.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
             yield
     finally:
         await database.close()

@@ -16,6 +16,7 @@ from solocron.clock import Clock
 from solocron.cron.alarm import ALARM_AFTER, LockAlarm
 from solocron.cron.job import Job
 from solocron.cron.run import Run
+from solocron.cron.sweep import MAX_MISSED
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
 from solocron.locks.lease import Lease
 from solocron.locks.manager import LockManager
@@ -190,7 +191,8 @@ class Runner:
         if job.overlap == "queue" and settled < 0:  # Redis is away, or has forgotten
             settled = (await self._ledger.latest_ticks()).get(job.name, -1)
         if job.overlap == "queue" and settled >= 0:
-            say_missed(job, job.calendar.between(settled, tick - job.catch_up_ms - 1, 100))
+            oldest = tick - job.catch_up_ms
+            say_missed(job, job.calendar.between(settled, oldest - 1, MAX_MISSED))
         return ticks_to_run(job, tick, settled=settled, unfinished=unfinished)
 
     async def _run_one(
@@ -216,13 +218,13 @@ class Runner:
                 return await self._finish(job, run, counts, error, duration_ms)
         except LeaseLost as lost:
             run.log.error("The %s cron stopped: %s", job.title, lost)
-            await asyncio.shield(self._hand_over(run))
+            await asyncio.shield(self._hand_over(run, stopping=False))
             return Outcome("lost", str(lost), run.attempt)
         except StorageUnavailable as lost:
             run.log.error("The %s cron's outcome could not be written: %s", job.title, lost)
             return Outcome("lost", str(lost), run.attempt)
         except asyncio.CancelledError:
-            await asyncio.shield(self._hand_over(run))
+            await asyncio.shield(self._hand_over(run, stopping=True))
             raise
 
     async def _attempts(self, job: Job, run: Run) -> tuple[Mapping[str, int], str | None, int]:
@@ -316,10 +318,10 @@ class Runner:
             elif not current and key == run.key:
                 run.lease.lose("another server took the run over")
 
-    async def _hand_over(self, run: Run) -> None:
+    async def _hand_over(self, run: Run, *, stopping: bool) -> None:
         try:
             async with asyncio.timeout(2):
-                await self._ledger.hand_over(run.key)
+                await self._ledger.hand_over(run.key, stopping=stopping)
         except (StorageUnavailable, TimeoutError) as error:
             run.log.info("not handed over, its lease will end: %s", error)
 
@@ -339,9 +341,10 @@ def _counts(result: object) -> dict[str, int]:
 def say_missed(job: Job, ticks: Sequence[int]) -> None:
     """Warn of ticks that nobody runs any more; does nothing without one."""
     if ticks:
+        count = f"{MAX_MISSED} or more" if len(ticks) >= MAX_MISSED else len(ticks)
         log.warning(
-            "The %s cron missed %d ticks: older than the catch-up window.", job.title,
-            len(ticks), extra={"job": job.name, "tick": ticks[-1], "reason": "missed"},
+            "The %s cron missed %s ticks: older than the catch-up window.", job.title, count,
+            extra={"job": job.name, "tick": ticks[-1], "reason": "missed"},
         )  # fmt: skip
 
 
