@@ -12,6 +12,7 @@ from solocron.clock import SystemClock
 from solocron.cron.job import Job
 from solocron.cron.run import Run
 from solocron.cron.runner import Outcome, Runner
+from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Done, Early, Granted
@@ -140,3 +141,20 @@ async def test_without_redis_the_databases_clock_judges(
         assert "10800 s ahead of the database's" in alarms(caplog)[0]
         clock.wrong_ms = 0.0
         assert (await run_once(locks, database, clock, nothing)).state == "succeeded"
+
+
+async def test_by_a_wrong_clock_nothing_is_called_too_late(
+    redis_server: RedisServer, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = WrongClock(3 * HOUR)
+    ledger = RunLedger(database)
+    job = Job(name="one", calendar=Calendar("0 0 1 * *"), body=nothing, catch_up_ms=0)
+    async with LockManager(redis_server.url, clock=clock) as locks:
+        runner = Runner(locks=locks, ledger=ledger, clock=clock, owner="w", lease_ms=5000)
+        scheduler = Scheduler([job], runner=runner, locks=locks, ledger=ledger, clock=clock)
+        redis_server.cli("SET", "{cron:one}:settled", "1000", "PX", "60000")
+        await scheduler.sweep()
+        assert not [each for each in caplog.records if "missed" in each.getMessage()]
+        clock.wrong_ms = 0.0
+        await scheduler.sweep()
+        assert len([each for each in caplog.records if "missed" in each.getMessage()]) == 1

@@ -18,12 +18,13 @@ log = logging.getLogger("solocron.locks")
 
 class SkewGuard:
     """Judges ticks by the time of others, and says once when this server's clock is off by more
-    than `max_skew_ms`, and once when it is right again."""
+    than `max_skew_ms`, and once when it is right again. `off`: whether it was when last compared.
+    """
 
     def __init__(self, clock: Clock, max_skew_ms: float) -> None:
         self._clock = clock
         self._max_skew_ms = max_skew_ms
-        self._off = False
+        self.off = False
 
     def opens_ms(self, tick: float) -> int:
         """From when on, by another machine's clock (UTC epoch ms), `tick` may be run."""
@@ -35,9 +36,9 @@ class SkewGuard:
         ahead_ms = self._clock.real_ms(sent_ms) - theirs_ms
         behind_ms = theirs_ms - self._clock.real_ms(self._clock.now_ms())
         off_ms = max(ahead_ms, behind_ms)
-        if (off := off_ms > self._max_skew_ms) is self._off:
+        if (off := off_ms > self._max_skew_ms) is self.off:
             return
-        self._off = off
+        self.off = off
         if not off:
             log.warning("RESOLVED: this server's clock agrees with %s again", whose)
             return
