@@ -1,8 +1,9 @@
 """A worker process for the tests: the real service, saying what it does as JSON lines on stdout.
 
 Its settings come from the environment. Its only argument is a JSON object: `clock` (arguments of
-ScaledClock), and `job`, if it is to host the test job: schedule, overlap, body_ms, name (written
-with each effect).
+ScaledClock), and `job`, if it is to host the test job: schedule, overlap, ttl_ms, body_ms, block_s
+(its first run blocks the event loop for so long), name (written with each effect). A line
+`{"step_ms": n}` on stdin sets its wall clock n ms off what it would be.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import logging
 import signal
 import sys
+import time
 from collections import Counter
 from typing import Any
 
@@ -21,12 +23,22 @@ from solocron.clock import ScaledClock
 from solocron.cron.job import Job
 from solocron.cron.run import Run
 from solocron.cron.ticks import Calendar
+from solocron.errors import LeaseLost, SolocronError
 from solocron.service import Solocron
 from solocron.settings import load
 
 
 def say(**event: Any) -> None:
     print(json.dumps(event), flush=True)
+
+
+class SteppedClock(ScaledClock):
+    """A ScaledClock that can be set wrong, without knowing of it."""
+
+    step_ms = 0.0
+
+    def now_ms(self) -> float:
+        return super().now_ms() + self.step_ms
 
 
 class Tally(logging.Handler):
@@ -44,11 +56,33 @@ class Tally(logging.Handler):
             self.counts[record.__dict__["reason"]] += 1
 
 
+def block_the_loop(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+async def write_late(cron: Solocron, run: Run) -> None:
+    """Write past every check of the lease, so that the fence alone can refuse it."""
+    try:
+        async with cron.parts.ledger.fenced(run.key):
+            say(event="late", refused=None)
+    except SolocronError as error:
+        say(event="late", refused=type(error).__name__)
+
+
 def effect_job(cron: Solocron, options: dict[str, Any]) -> Job:
     """Writes one row of `effects` per run."""
+    blocks = [options["block_s"]] if "block_s" in options else []
 
     async def body(run: Run) -> dict[str, int]:
         say(event="start", tick=run.tick, attempt=run.attempt, fallback=run.fallback)
+        if blocks:
+            block_the_loop(blocks.pop())
+            try:
+                run.ensure_leased()
+                say(event="awake", leased=True)
+            except LeaseLost:
+                say(event="awake", leased=False)
+            await asyncio.shield(asyncio.create_task(write_late(cron, run)))
         await asyncio.sleep(options.get("body_ms", 5) / 1000)
         async with run.transaction() as connection:
             await connection.execute(
@@ -61,23 +95,40 @@ def effect_job(cron: Solocron, options: dict[str, Any]) -> Job:
         name="tick-test",
         calendar=Calendar(options.get("schedule", "* * * * * *")),
         body=body,
+        ttl_ms=options.get("ttl_ms", 300_000),
+        catch_up_ms=int(cron.settings.catch_up * 1000),
         overlap=options.get("overlap", "queue"),
     )
+
+
+async def obey(clock: SteppedClock) -> None:
+    """Do what stdin says, until it ends."""
+    stdin = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin
+    )
+    async for line in stdin:
+        clock.step_ms = json.loads(line)["step_ms"]
+        say(event="stepped", step_ms=clock.step_ms)
 
 
 async def main(options: dict[str, Any]) -> None:
     tally = Tally()
     logging.getLogger("solocron").addHandler(tally)
     logging.getLogger("solocron").setLevel("INFO")
-    cron = Solocron(load(), clock=ScaledClock(**options["clock"]))
+    clock = SteppedClock(**options["clock"])
+    cron = Solocron(load(), clock=clock)
     if "job" in options:
         cron.add(effect_job(cron, options["job"]))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    obeying = asyncio.create_task(obey(clock))
     async with cron.serving() as server:
         say(event="ready", port=server.port)
         await cron.run_until(stop)
+    obeying.cancel()
+    await asyncio.gather(obeying, return_exceptions=True)
     say(event="stopped", tally=tally.counts)
 
 

@@ -54,7 +54,7 @@ class Worker:
         with log.open("ab") if log is not None else nullcontext() as lines:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, str(Path(__file__).with_name("worker.py")), json.dumps(options),
-                stdout=asyncio.subprocess.PIPE, stderr=lines,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=lines,
                 env={**os.environ, "REDIS_URL": redis, "DATABASE_URL": database, **variables},
             )  # fmt: skip
         worker = cls(process)
@@ -88,6 +88,13 @@ class Worker:
         found: dict[str, int] = self.events[-1]["tally"]
         return found
 
+    async def step(self, ms: float) -> None:
+        """Set its wall clock `ms` off what it would be."""
+        assert self.process.stdin is not None
+        before = len(self.events)
+        self.process.stdin.write(json.dumps({"step_ms": ms}).encode() + b"\n")
+        await self.saw(lambda event: event in self.events[before:] and event["event"] == "stepped")
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -116,13 +123,13 @@ async def effects(database: Database) -> list[tuple[int, str]]:
 
 
 @asynccontextmanager
-async def stores_locked(url: str) -> AsyncIterator[None]:
-    """Whoever wants to write stores waits until this ends, or for the lock timeout."""
+async def table_locked(url: str, table: str = "stores") -> AsyncIterator[None]:
+    """Whoever wants to write to the table waits until this ends, or for the lock timeout."""
     database = Database(url, idle_ms=60_000)
     try:
         async with database.begin() as connection:  # on SQLite that is a lock already
             if database.dialect == "postgresql":
-                await connection.execute(text("LOCK TABLE stores IN ACCESS EXCLUSIVE MODE"))
+                await connection.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
             yield
     finally:
         await database.close()

@@ -18,6 +18,7 @@ from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError, StorageUnavailable
 from solocron.settings import Settings, load
+from solocron.watchdog import Watchdog
 from solocron.web.dashboard import Dashboard
 from solocron.web.guard import is_loopback
 from solocron.web.server import WebServer, problems, routes
@@ -42,6 +43,7 @@ class Solocron:
         self.parts = build(settings, clock or SystemClock())
         self._jobs: dict[str, Job] = {}
         self._scheduler: Scheduler | None = None
+        self._watchdog = Watchdog()
         self._started, self._stopping, self._drained, self._closing = (
             asyncio.Event() for _ in range(4)
         )
@@ -195,6 +197,7 @@ class Solocron:
         parts = self.parts
         async with asyncio.TaskGroup() as group:
             tasks = [
+                group.create_task(self._watchdog.run()),
                 group.create_task(self._migrated()),
                 group.create_task(parts.fanout.run(parts.hub.deliver, parts.hub.resync)),
                 group.create_task(parts.hub.run()),
@@ -248,6 +251,8 @@ class Solocron:
             "draining": draining,
             "jobs_running": self._scheduler.running if self._scheduler else 0,
             "sockets": self.parts.sockets.open,
+            "loop_lag_ms": round(self._watchdog.lag_s * 1000),
+            "loop_lag_max_ms": round(self._watchdog.worst_s * 1000),
         }
         return database, state
 

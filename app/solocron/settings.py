@@ -72,6 +72,7 @@ class Settings(BaseSettings):
     sweep: float = Field(default=5, ge=0.1, le=3600)
     catch_up: float = Field(default=3600, ge=0, le=_WEEK_S)
     notify_urls: SecretStr | None = None
+    max_skew: float = Field(default=60, ge=1, le=3600)
     grace: float = Field(default=20, ge=0, le=3600)
     on_redis_down: Literal["run", "skip"] = "run"
     log_format: Literal["text", "json"] = "text"

@@ -61,8 +61,9 @@ def build(settings: Settings, clock: Clock) -> Parts:
     lease_ms = int(settings.lease * 1000)
     database = Database(settings.database_url.get_secret_value(), idle_ms=lease_ms)
     locks = LockManager(
-        settings.redis, clock=clock, lease_ms=lease_ms, deadline_s=settings.redis_deadline
-    )
+        settings.redis, clock=clock, lease_ms=lease_ms, deadline_s=settings.redis_deadline,
+        max_skew_ms=int(settings.max_skew * 1000),
+    )  # fmt: skip
     ledger = RunLedger(database)
     fanout = Fanout(
         settings.redis, environment=settings.environment, clock=clock,

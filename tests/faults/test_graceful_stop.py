@@ -20,7 +20,7 @@ from solocron.storage.engine import Database
 from solocron.storage.tables import job_runs
 from solocron.stores.model import Store
 from solocron.stores.repository import StoreRepository
-from workers import Worker, effects, prepare, stores_locked, until, wall_ms
+from workers import Worker, effects, prepare, table_locked, until, wall_ms
 
 SWEEP_S = 0.5
 REMINDER = "cron:store-open-reminder"
@@ -66,7 +66,7 @@ async def test_a_run_within_the_grace_finishes_and_clients_hear_of_it_first(
         async with connected(worker.port) as ws, asyncio.timeout(40):
             await subscribe(ws, {"42": None})
             await listener.listen(ws, 1)
-            async with stores_locked(postgres_url):
+            async with table_locked(postgres_url):
                 await until(running)
                 signalled = wall_ms()
                 worker.signal(signal.SIGTERM)

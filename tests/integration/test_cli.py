@@ -20,7 +20,7 @@ from sqlalchemy import text
 from commands import Cli, finished, listening
 from conftest import SECRET, RedisServer, free_port
 from solocron.storage.engine import Database
-from workers import stores_locked, until
+from workers import table_locked, until
 
 COMMANDS = ("serve", "migrate", "jobs", "run", "status", "locks", "unlock", "token", "demo",
             "stores list", "stores import")  # fmt: skip
@@ -200,7 +200,7 @@ async def test_an_interrupted_run_hands_its_tick_over(
     cli: Cli, redis_server: RedisServer, number: signal.Signals
 ) -> None:
     await cli("migrate")
-    async with stores_locked(cli.variables["DATABASE_URL"]):
+    async with table_locked(cli.variables["DATABASE_URL"]):
         process = await cli.start("run", "store-auto-close")
         await until(lambda: locked(redis_server))
         process.send_signal(number)
@@ -257,7 +257,7 @@ async def test_locks_and_unlock(small: Cli, redis_server: RedisServer) -> None:
 
 
 async def test_unlock_cancels_the_owners_run(large: Cli, redis_server: RedisServer) -> None:
-    async with stores_locked(large.variables["DATABASE_URL"]):
+    async with table_locked(large.variables["DATABASE_URL"]):
         owner = await large.start("run", "store-auto-close", SOLOCRON_LEASE="1")
         await until(lambda: locked(redis_server))
         assert (await large("unlock", "cron:store-auto-close", "--yes")).code == 0
@@ -339,7 +339,7 @@ async def test_serve_drains_and_ends_with_0(cli: Cli, number: signal.Signals) ->
 
 
 async def test_a_second_signal_stops_at_once(large: Cli, redis_server: RedisServer) -> None:
-    async with stores_locked(large.variables["DATABASE_URL"]):
+    async with table_locked(large.variables["DATABASE_URL"]):
         server = await large.start(
             "serve", SOLOCRON_PORT="0", SOLOCRON_GRACE="600",
             SOLOCRON_STORE_AUTO_CLOSE_SCHEDULE="* * * * * *",

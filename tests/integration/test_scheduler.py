@@ -39,6 +39,9 @@ class StoppedClock(SystemClock):
     def now_ms(self) -> float:
         return self.now
 
+    def real_ms(self, wall_ms: float) -> float:
+        return super().now_ms() + wall_ms - self.now
+
 
 class Ran:
     """The body of a job; knows what it ran."""

@@ -16,10 +16,11 @@ from solocron.clock import Clock
 from solocron.cron.alarm import ALARM_AFTER, LockAlarm
 from solocron.cron.job import Job
 from solocron.cron.run import Run
+from solocron.cron.sweep import MAX_MISSED
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
 from solocron.locks.lease import Lease
 from solocron.locks.manager import LockManager
-from solocron.locks.results import Done, Granted, Held, Paused
+from solocron.locks.results import Done, Early, Granted, Held, Paused
 from solocron.storage.runs import RunKey, RunLedger
 
 log = logging.getLogger("solocron.cron")
@@ -100,6 +101,8 @@ class Runner:
                 return Outcome("skipped", "done")
             case Paused():
                 return Outcome("skipped", "paused")
+            case Early():
+                return Outcome("skipped", "clock-skew")
             case Granted():
                 self._note(job)
                 return await self._run_granted(job, tick, claim, origin)
@@ -157,6 +160,8 @@ class Runner:
         try:
             if origin != "schedule":
                 return await self._run_one(job, tick, lease, origin, fallback), newest
+            if fallback and await self._is_early(tick):
+                return Outcome("skipped", "clock-skew"), newest
             for each in await self._due(job, tick, settled, fallback):
                 lease.ensure()
                 outcome = await self._run_one(job, each, lease, origin, fallback)
@@ -171,6 +176,13 @@ class Runner:
         except StorageUnavailable as error:
             return Outcome("skipped", "database-down", detail=str(error)), newest
 
+    async def _is_early(self, tick: int) -> bool:
+        """Whether by the database's clock the tick's time has not come: Redis was not asked."""
+        skew, sent_ms = self._locks.skew, self._clock.now_ms()
+        theirs_ms = await self._ledger.clock_ms()
+        skew.compare(sent_ms, theirs_ms, "the database's")
+        return theirs_ms < skew.opens_ms(tick)
+
     async def _due(self, job: Job, tick: int, settled: int, fallback: bool) -> list[int]:
         unfinished = await self._ledger.unfinished(
             job.name, since_ms=tick - job.catch_up_ms, before_ms=tick,
@@ -178,6 +190,9 @@ class Runner:
         )  # fmt: skip
         if job.overlap == "queue" and settled < 0:  # Redis is away, or has forgotten
             settled = (await self._ledger.latest_ticks()).get(job.name, -1)
+        if job.overlap == "queue" and settled >= 0:
+            oldest = tick - job.catch_up_ms
+            say_missed(job, job.calendar.between(settled, oldest - 1, MAX_MISSED))
         return ticks_to_run(job, tick, settled=settled, unfinished=unfinished)
 
     async def _run_one(
@@ -203,13 +218,13 @@ class Runner:
                 return await self._finish(job, run, counts, error, duration_ms)
         except LeaseLost as lost:
             run.log.error("The %s cron stopped: %s", job.title, lost)
-            await asyncio.shield(self._hand_over(run))
+            await asyncio.shield(self._hand_over(run, stopping=False))
             return Outcome("lost", str(lost), run.attempt)
         except StorageUnavailable as lost:
             run.log.error("The %s cron's outcome could not be written: %s", job.title, lost)
             return Outcome("lost", str(lost), run.attempt)
         except asyncio.CancelledError:
-            await asyncio.shield(self._hand_over(run))
+            await asyncio.shield(self._hand_over(run, stopping=True))
             raise
 
     async def _attempts(self, job: Job, run: Run) -> tuple[Mapping[str, int], str | None, int]:
@@ -289,8 +304,9 @@ class Runner:
         A fallback run has no other lease."""
         due = self._clock.monotonic()
         while True:
-            due += self._lease_ms / 3000
-            await asyncio.sleep(max(0.0, due - self._clock.monotonic()))
+            # Of the beats that a frozen process or a suspended machine missed, one is made up for.
+            due = max(due + self._lease_ms / 3000, self._clock.monotonic())
+            await asyncio.sleep(due - self._clock.monotonic())
             sent_at = self._clock.monotonic()
             key = run.key
             try:
@@ -302,10 +318,10 @@ class Runner:
             elif not current and key == run.key:
                 run.lease.lose("another server took the run over")
 
-    async def _hand_over(self, run: Run) -> None:
+    async def _hand_over(self, run: Run, *, stopping: bool) -> None:
         try:
             async with asyncio.timeout(2):
-                await self._ledger.hand_over(run.key)
+                await self._ledger.hand_over(run.key, stopping=stopping)
         except (StorageUnavailable, TimeoutError) as error:
             run.log.info("not handed over, its lease will end: %s", error)
 
@@ -322,12 +338,22 @@ def _counts(result: object) -> dict[str, int]:
     return {str(name): count for name, count in result.items() if isinstance(count, int)}
 
 
+def say_missed(job: Job, ticks: Sequence[int]) -> None:
+    """Warn of ticks that nobody runs any more; does nothing without one."""
+    if ticks:
+        count = f"{MAX_MISSED} or more" if len(ticks) >= MAX_MISSED else len(ticks)
+        log.warning(
+            "The %s cron missed %s ticks: older than the catch-up window.", job.title, count,
+            extra={"job": job.name, "tick": ticks[-1], "reason": "missed"},
+        )  # fmt: skip
+
+
 def _log_skip(job: Job, tick: int, skipped: Outcome) -> None:
     fields = {"job": job.name, "tick": tick, "reason": skipped.reason, "detail": skipped.detail}
     if skipped.reason in ("held", "overlap", "done"):
         log.info("Another server is running the %s cron, skipping.", job.title, extra=fields)
-    elif skipped.reason == "database-down":  # said once by the database itself
-        log.debug("The %s cron waits for the database.", job.title, extra=fields)
+    elif skipped.reason in ("database-down", "clock-skew"):  # said once for all jobs
+        log.debug("The %s cron waits: %s.", job.title, skipped.reason, extra=fields)
     else:
         log.warning("Skipping the %s cron: %s.", job.title, skipped.reason, extra=fields)
 

@@ -10,7 +10,7 @@ from functools import partial
 
 from solocron.clock import Clock
 from solocron.cron.job import Job
-from solocron.cron.runner import Outcome, Runner
+from solocron.cron.runner import Outcome, Runner, say_missed
 from solocron.cron.sweep import decide, is_free, is_missed
 from solocron.cron.triggers import Trigger
 from solocron.errors import ConfigError, LockUnavailable, StorageUnavailable
@@ -166,6 +166,8 @@ class Scheduler:
         decision = decide(job, settled, now, grace_ms=min(1000.0, self._sweep_s * 200))
         if decision.tick is not None:
             self._try(job, decision.tick)
+        elif self._locks.skew.off:
+            pass  # by a wrong clock nothing can be called too late
         elif decision.missed and decision.missed[-1] > self._missed.get(job.name, -1):
             await self._say_missed(job, decision.missed)
 
@@ -176,11 +178,7 @@ class Scheduler:
         except StorageUnavailable:
             return  # the next sweep asks again
         self._missed[job.name] = ticks[-1]
-        if missed := [tick for tick in ticks if tick > latest]:
-            log.warning(
-                "The %s cron missed %d ticks: older than the catch-up window.", job.title,
-                len(missed), extra={"job": job.name, "tick": missed[-1], "reason": "missed"},
-            )  # fmt: skip
+        say_missed(job, [tick for tick in ticks if tick > latest])
 
     def _is_running(self, job: Job) -> bool:
         return any(each is job for each in self._running.values())

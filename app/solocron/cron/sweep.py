@@ -8,6 +8,7 @@ from solocron.cron.job import Job
 from solocron.locks.results import Survey, token_tick
 
 ON_TIME_MS = 5_000
+MAX_MISSED = 100
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,14 @@ def decide(job: Job, settled: int, now_ms: float, *, grace_ms: float) -> Decisio
     """The newest tick due and not settled (all times in UTC epoch ms).
 
     `settled` is the newest settled tick. A tick younger than `grace_ms` is left to the triggers.
-    Ticks outside the catch-up window are missed; at most 100 of them are named.
+    Ticks outside the catch-up window are missed; at most `MAX_MISSED` of them are named.
     """
     newest = job.calendar.latest_at(now_ms - grace_ms)
     if newest is None or newest <= settled:
         return Decision()
     if not is_missed(job, newest, now_ms):
         return Decision(newest)
-    return Decision(None, tuple(job.calendar.between(settled, newest, 100)))
+    return Decision(None, tuple(job.calendar.between(settled, newest, MAX_MISSED)))
 
 
 def is_free(survey: Survey) -> bool:

@@ -9,6 +9,9 @@ from contextlib import asynccontextmanager
 from solocron.clock import Clock
 from solocron.errors import LeaseLost
 
+# The loop's timers stand still while the machine is suspended, the lease runs on.
+_MAX_SLEEP_S = 1.0
+
 
 class Lease:
     """A granted lock. `lost` is set when trust ends; `ensure()` raises LeaseLost from then on.
@@ -40,15 +43,18 @@ class Lease:
             return
         self.deadline_s = sent_at_s + self.lease_ms / 1000
         self.close()
-        remaining = self.deadline_s - self._clock.monotonic()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(max(0.0, remaining), self._expired)
+        self._watch()
 
-    def _expired(self) -> None:
+    def _watch(self) -> None:
+        remaining = self.deadline_s - self._clock.monotonic()
+        wait = min(max(0.0, remaining), _MAX_SLEEP_S)
+        self._timer = asyncio.get_running_loop().call_later(wait, self._look)
+
+    def _look(self) -> None:
         if self._clock.monotonic() >= self.deadline_s - 0.001:
             self.lose("it was not renewed in time")
-            return
-        self.renewed(self.deadline_s - self.lease_ms / 1000)  # the timer fired early
+        else:
+            self._watch()
 
     def lose(self, reason: str) -> None:
         """End the trust: set `lost` and cancel the guarded bodies."""

@@ -24,6 +24,7 @@ from solocron.locks.lease import Lease
 from solocron.locks.link import RedisLink
 from solocron.locks.owned import Owned
 from solocron.locks.results import Claim, Granted, Held, Survey, read_refusal, read_survey
+from solocron.locks.skew import SkewGuard
 from solocron.locks.statistics import LockStatistics
 
 log = logging.getLogger("solocron.locks")
@@ -53,7 +54,8 @@ class LockManager:
     """Locks over one Redis connection. Use as an async context manager: it renews and closes.
 
     `lease_ms` is the trust window: an owner silent for so long is taken over. `keep_ms` is how
-    long Redis remembers the newest settled tick. `statistics` counts what became of each lock.
+    long Redis remembers the newest settled tick, `max_skew_ms` how far this server's clock may be
+    ahead of Redis's. `statistics` counts what became of each lock.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class LockManager:
         lease_ms: int = 30_000,
         deadline_s: float = 1.0,
         keep_ms: int = 2 * 24 * 3600 * 1000,
+        max_skew_ms: int = 60_000,
     ) -> None:
         clock = clock or SystemClock()
         self.link = make_link(
@@ -71,6 +74,7 @@ class LockManager:
             purpose="distributed locks",
         )  # fmt: skip
         self.statistics = LockStatistics()
+        self.skew = SkewGuard(clock, max_skew_ms)
         self._clock = clock
         self._lease_ms = check_ttl(lease_ms, "lease_ms")
         self._keep_ms = check_ttl(keep_ms, "keep_ms")
@@ -159,7 +163,8 @@ class LockManager:
         self, key: str, tick: int, ttl_ms: int, *, lease_ms: int | None = None
     ) -> Claim:
         """Ask for one tick (UTC epoch ms) of a job in one round trip; a grant is renewed until
-        `release`. Raises LockUnavailable or LockReadOnly, which never mean "held"."""
+        `release`. A tick ahead of Redis's clock is `Early`. Raises LockUnavailable or LockReadOnly,
+        which never mean "held"."""
         ttl = check_ttl(ttl_ms)
         lease = min(ttl, check_ttl(lease_ms or self._lease_ms, "lease_ms"))
         claim = await self._claim(key, self.new_token(tick), tick, ttl, lease)
@@ -187,12 +192,12 @@ class LockManager:
 
     async def _claim(self, key: str, token: str, tick: int, ttl: int, lease: int) -> Claim:
         beside = companions(check_key(key))
-        sent_at = self._clock.monotonic()
+        sent_at, sent_ms = self._clock.monotonic(), self._clock.now_ms()
         try:
             answer = await self._script(
                 scripts.CLAIM,
                 (key, beside.alive, beside.settled, beside.paused),
-                (token, ttl, lease, tick),
+                (token, ttl, lease, tick, self.skew.opens_ms(tick)),
             )
         except LockReadOnly:  # refused, so not granted
             self.statistics.of(key).unavailable += 1
@@ -203,6 +208,7 @@ class LockManager:
             self._give_back(token, _Stray(key, sent_at + lease / 1000, checks))
             self.statistics.of(key).unavailable += isinstance(error, LockUnavailable)
             raise
+        self.skew.compare(sent_ms, answer[-1], "Redis's")
         claim: Claim
         if answer[0] == b"granted":
             granted = Lease(
@@ -253,7 +259,8 @@ class LockManager:
     async def _settle(self, key: str, token: str, tick: int = -1, covers: int = -1) -> bool:
         beside = companions(check_key(key))
         keys = (key, beside.alive, beside.settled)
-        return bool(await self._script(scripts.SETTLE, keys, (token, tick, covers, self._keep_ms)))
+        args = (token, tick, covers, self._keep_ms, self.skew.opens_ms(covers))
+        return bool(await self._script(scripts.SETTLE, keys, args))
 
     # -- renewal -------------------------------------------------------------------------
 
@@ -322,7 +329,9 @@ class LockManager:
     async def _survey(self, jobs: Sequence[tuple[str, str]]) -> list[Survey]:
         keys = [k for key, _ in jobs for k in (check_key(key), *companions(key))]
         args = [schedule for _, schedule in jobs]
-        rows = await self._script(scripts.SURVEY, keys, [*args, _SCHEDULE_KEEP_MS])
+        sent_ms = self._clock.now_ms()
+        *rows, now_ms = await self._script(scripts.SURVEY, keys, [*args, _SCHEDULE_KEEP_MS])
+        self.skew.compare(sent_ms, now_ms, "Redis's")
         return [read_survey(row) for row in rows]
 
     def _together(self, items: Sequence[_T]) -> Sequence[Sequence[_T]]:

@@ -59,15 +59,22 @@ class Paused:
     """An operator paused the job."""
 
 
-Claim = Granted | Held | Done | Paused
+@dataclass(frozen=True)
+class Early:
+    """By Redis's clock the tick's time has not come: the clock here is wrong, or Redis's is."""
 
 
-def read_refusal(answer: list[Any]) -> Held | Done | Paused:
+Claim = Granted | Held | Done | Paused | Early
+
+
+def read_refusal(answer: list[Any]) -> Held | Done | Paused | Early:
     """The CLAIM script's answer when it is not `granted`."""
     word, text = answer[0].decode(), answer[1].decode(errors="replace")
     if word == "held":
         return Held(text, int(answer[2]))
-    return Done(int(text)) if word == "done" else Paused()
+    if word == "done":
+        return Done(int(text))
+    return Early() if word == "early" else Paused()
 
 
 @dataclass(frozen=True)

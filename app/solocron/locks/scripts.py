@@ -2,39 +2,48 @@
 
 They run on Redis 6.2 and later (6.2 has no SET with NX and GET together). A token is
 `host:pid:uuid:tick`; a lock in any other form belongs to an older server and is honoured for its
-whole TTL. Every key set here has a TTL.
+whole TTL. Every key set here has a TTL. `opens` is the time by this Redis's clock (UTC epoch ms)
+before which a tick may be neither claimed nor settled.
 """
 
 from __future__ import annotations
 
-# KEYS lock alive settled paused; ARGV token ttl_ms lease_ms tick (-1: a lock without a tick)
+# KEYS lock alive settled paused; ARGV token ttl_ms lease_ms tick (-1: a lock without a tick) opens.
+# The last element of every answer is the time here.
 CLAIM = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local owner = redis.call('GET', KEYS[1])
 local last = redis.call('GET', KEYS[3])
 if owner ~= ARGV[1] then
   if tonumber(ARGV[4]) >= 0 then
-    if last and tonumber(last) >= tonumber(ARGV[4]) then return {'done', last, 0} end
-    if redis.call('EXISTS', KEYS[4]) == 1 then return {'paused', '', 0} end
+    if now < tonumber(ARGV[5]) then return {'early', '', 0, now} end
+    if last and tonumber(last) >= tonumber(ARGV[4]) then return {'done', last, 0, now} end
+    if redis.call('EXISTS', KEYS[4]) == 1 then return {'paused', '', 0, now} end
   end
   if owner then
     local ours = string.match(owner, '^.+:%d+:%x+:%-?%d+$')
     if not ours or redis.call('EXISTS', KEYS[2]) == 1 then
-      return {'held', string.sub(owner, 1, 300), redis.call('PTTL', KEYS[1])}
+      return {'held', string.sub(owner, 1, 300), redis.call('PTTL', KEYS[1]), now}
     end
   end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
-return {'granted', owner and owner ~= ARGV[1] and string.sub(owner, 1, 300) or '', last or -1}
+local from = owner and owner ~= ARGV[1] and string.sub(owner, 1, 300) or ''
+return {'granted', from, last or -1, now}
 """
 
-# KEYS lock alive settled; ARGV token tick covers keep_ms. `tick` was run (-1: release without
+# KEYS lock alive settled; ARGV token tick covers keep_ms opens. `tick` was run (-1: release without
 # settling); the ticks after it up to `covers` were skipped, which only the lock's owner may say: a
-# process that slept past its lease must not settle what the next owner runs.
+# process that slept past its lease must not settle what the next owner runs. `opens` is that of
+# `covers`: a clock set ahead while the run went on has skipped nothing.
 SETTLE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ours = redis.call('GET', KEYS[1]) == ARGV[1]
 local tick = tonumber(ARGV[2])
-if ours and tick >= 0 then tick = math.max(tick, tonumber(ARGV[3])) end
+if ours and tick >= 0 and now >= tonumber(ARGV[5]) then tick = math.max(tick, tonumber(ARGV[3])) end
 if tick >= 0 then
   local last = redis.call('GET', KEYS[3])
   if not last or tonumber(last) < tick then
@@ -62,8 +71,10 @@ return answers
 """
 
 # KEYS lock alive settled schedule paused, per job; ARGV schedule, per job, then its keep_ms.
-# Says what each job's keys hold and notes the schedule this server has for it.
+# Says what each job's keys hold, then the time here; notes the schedule this server has for each.
 SURVEY = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local answers = {}
 local keep = ARGV[#ARGV]
 for i = 1, #KEYS / 5 do
@@ -79,6 +90,7 @@ for i = 1, #KEYS / 5 do
     string.sub(schedule, 1, 300), redis.call('EXISTS', KEYS[k + 4]),
   }
 end
+answers[#answers + 1] = now
 return answers
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from solocron.locks.results import Claim, Done, Granted, Held
+from solocron.locks.results import Claim, Done, Granted, Held, Paused
 
 _MAX_KEYS = 1000
 OTHERS = "(others)"
@@ -53,7 +53,7 @@ class LockStatistics:
             counts.held += 1
         elif isinstance(claim, Done):
             counts.done += 1
-        else:
+        elif isinstance(claim, Paused):
             counts.paused += 1
 
     def snapshot(self) -> Mapping[str, LockCounts]:

@@ -24,6 +24,7 @@ from solocron.storage.engine import Database, database_now
 from solocron.storage.tables import job_runs
 
 _MAX_ERROR = 2000
+_GIVEN_BACK = 0  # a lease that did not end by silence
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class RunLedger:
         fallback: bool = False,
     ) -> Verdict:
         """Ask for a tick: one server gets `run`. A run whose lease ended is taken over with
-        attempt + 1; after `max_attempts` crashed attempts it is closed as failed."""
+        attempt + 1; when that was the last of `max_attempts` and its owner went silent, the run is
+        closed as failed. (A run that was given back is no crash, however often it is.)"""
         insert = postgres_insert if self._database.dialect == "postgresql" else sqlite_insert
         fresh = insert(job_runs).values(
             job=job, tick=tick, attempt=1, state="running", owner=owner[:200], origin=origin,
@@ -75,7 +77,9 @@ class RunLedger:
         async with self._database.begin() as connection:
             if (await connection.execute(fresh)).rowcount == 1:
                 return Verdict("run", 1, owner)
-            columns = (job_runs.c.attempt, job_runs.c.state, job_runs.c.owner)
+            columns = (
+                job_runs.c.attempt, job_runs.c.state, job_runs.c.owner, job_runs.c.lease_until,
+            )  # fmt: skip
             expired = (job_runs.c.lease_until <= database_now()).label("expired")
             query = select(*columns, expired).where(_is(job, tick)).with_for_update()
             row = (await connection.execute(query)).one()
@@ -83,7 +87,7 @@ class RunLedger:
                 return Verdict("done", row.attempt, row.owner)
             if not row.expired:
                 return Verdict("held", row.attempt, row.owner)
-            if row.attempt >= max_attempts:
+            if row.attempt >= max_attempts and row.lease_until != _GIVEN_BACK:
                 await self._close_crashed(connection, RunKey(job, tick, row.attempt), now_ms)
                 return Verdict("done", row.attempt, row.owner)
             key = RunKey(job, tick, row.attempt)
@@ -117,11 +121,13 @@ class RunLedger:
             done = await connection.execute(update(job_runs).where(_current(key)).values(values))
             return bool(done.rowcount)
 
-    async def hand_over(self, key: RunKey) -> None:
-        """End the lease now, so that another server may take the run over at once."""
+    async def hand_over(self, key: RunKey, *, stopping: bool = False) -> None:
+        """End the lease now, so that another server may take the run over at once. One that is
+        `stopping` gives it back: a deploy of many servers uses up no attempts."""
+        until = _GIVEN_BACK if stopping else database_now()
         async with self._database.begin() as connection:
             await connection.execute(
-                update(job_runs).where(_current(key)).values(lease_until=database_now())
+                update(job_runs).where(_current(key)).values(lease_until=until)
             )
 
     async def finish(
@@ -218,6 +224,11 @@ class RunLedger:
         )
         async with self._database.connect() as connection:
             return [(row.job, row.tick) for row in await connection.execute(query)]
+
+    async def clock_ms(self) -> int:
+        """The database's own time, UTC epoch ms."""
+        async with self._database.connect() as connection:
+            return int((await connection.execute(select(database_now()))).scalar_one())
 
     async def history(self, job: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
         """The newest runs, newest first, at most `limit` (and never more than 1,000)."""
