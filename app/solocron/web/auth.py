@@ -181,7 +181,7 @@ def check_secret(secret: str) -> None:
 
 def _digest(token: str) -> str:
     """Of what is signed: a signature can be written in several ways."""
-    return hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()
+    return hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()[:16]
 
 
 def _is_number(value: object) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from solocron.errors import ConfigError, InvalidInput, StorageUnavailable
 from solocron.stores.repository import UnknownStore
@@ -129,6 +130,17 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return response
 
 
+def _http_log() -> logging.Logger:
+    """aiohttp's log, without the requests that are no HTTP: anybody could fill it with those."""
+    http = logging.getLogger("solocron.web.http")
+    http.addFilter(_is_not_the_clients)
+    return http
+
+
+def _is_not_the_clients(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 class WebServer:
     """An aiohttp server for `app` on host and port (0: any free one).
 
@@ -138,7 +150,11 @@ class WebServer:
 
     def __init__(self, app: web.Application, *, host: str, port: int) -> None:
         self._runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=3.0, keepalive_timeout=_IDLE_S
+            app,
+            access_log=None,
+            logger=_http_log(),
+            shutdown_timeout=3.0,
+            keepalive_timeout=_IDLE_S,
         )
         self._host = host
         self._port = port
