@@ -42,8 +42,8 @@ async def api(environment: pytest.MonkeyPatch) -> AsyncIterator[Api]:
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
-        ("GET", "", None), ("HEAD", "", None), ("PUT", "", STORE), ("PUT", "", {"id": "mine", **STORE}),
-        ("PUT", "", ["no store"]), ("POST", "/open", None), ("POST", "/close", None),
+        ("GET", "", None), ("HEAD", "", None), ("PUT", "", STORE),
+        ("PUT", "", {"id": "mine", **STORE}), ("PUT", "", ["no store"]), ("POST", "/open", None), ("POST", "/close", None),
     ],
 )  # fmt: skip
 async def test_rest_answers_alike_whether_a_hidden_store_exists(
@@ -54,9 +54,8 @@ async def test_rest_answers_alike_whether_a_hidden_store_exists(
         status, answer = await api.call(method, f"/api/v1/stores/{store_id}{path}", body, auth=MINE)
         answers.append((status, json.dumps(answer).replace(store_id, "?")))
     assert answers[0] == answers[1] and answers[0][0] == 403
-    assert (await api.call("GET", "/api/v1/stores/theirs", auth=token()))[1][
-        "name"
-    ] == "Shop theirs"
+    _, theirs = await api.call("GET", "/api/v1/stores/theirs", auth=token())
+    assert theirs["name"] == "Shop theirs"
     assert (await api.call("GET", "/api/v1/stores/nowhere", auth=token()))[0] == 404
 
 
@@ -78,9 +77,8 @@ async def test_an_id_of_a_body_does_not_reach_another_store(api: Api) -> None:
             headers = {"Authorization": f"Bearer {MINE}"}
             async with http.put(URL(url, encoded=True), json=STORE, headers=headers) as answer:
                 assert answer.status in (400, 403, 404), path
-    assert (await api.call("GET", "/api/v1/stores/theirs", auth=token()))[1][
-        "name"
-    ] == "Shop theirs"
+    _, theirs = await api.call("GET", "/api/v1/stores/theirs", auth=token())
+    assert theirs["name"] == "Shop theirs"
 
 
 async def test_a_socket_answers_alike_whether_a_hidden_store_exists(api: Api) -> None:
@@ -91,10 +89,11 @@ async def test_a_socket_answers_alike_whether_a_hidden_store_exists(api: Api) ->
                 await ws.send_json({"type": "subscribe", "stores": {store_id: last}})
                 await ws.send_json({"type": "unsubscribe", "stores": [store_id]})
                 await ws.send_json({"type": "subscribe", "stores": {"mine": None}})
-                heard = [await ws.receive_json() for _ in range(2)]
-                assert heard[0].pop("stores") == [store_id]
-                assert list(heard[1]["stores"]) == ["mine"]
-                answers.append(heard[0])
+                heard = [await ws.receive_json() for _ in range(3)]
+                assert heard[0] == {"type": "subscribed", "stores": {}}
+                assert heard[1].pop("stores") == [store_id]
+                assert list(heard[2]["stores"]) == ["mine"]
+                answers.append(heard[1])
     assert all(each == answers[0] for each in answers) and answers[0]["code"] == "forbidden"
 
 
