@@ -43,7 +43,8 @@ async def api(environment: pytest.MonkeyPatch) -> AsyncIterator[Api]:
     ("method", "path", "body"),
     [
         ("GET", "", None), ("HEAD", "", None), ("PUT", "", STORE),
-        ("PUT", "", {"id": "mine", **STORE}), ("PUT", "", ["no store"]), ("POST", "/open", None), ("POST", "/close", None),
+        ("PUT", "", {"id": "mine", **STORE}), ("PUT", "", ["no store"]),
+        ("POST", "/open", None), ("POST", "/close", None),
     ],
 )  # fmt: skip
 async def test_rest_answers_alike_whether_a_hidden_store_exists(
@@ -89,7 +90,8 @@ async def test_a_socket_answers_alike_whether_a_hidden_store_exists(api: Api) ->
                 await ws.send_json({"type": "subscribe", "stores": {store_id: last}})
                 await ws.send_json({"type": "unsubscribe", "stores": [store_id]})
                 await ws.send_json({"type": "subscribe", "stores": {"mine": None}})
-                heard = [await ws.receive_json() for _ in range(3)]
+                async with asyncio.timeout(10):
+                    heard = [await ws.receive_json() for _ in range(3)]
                 assert heard[0] == {"type": "subscribed", "stores": {}}
                 assert heard[1].pop("stores") == [store_id]
                 assert list(heard[2]["stores"]) == ["mine"]
