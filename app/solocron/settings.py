@@ -61,8 +61,11 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65535)
     auth_secret: SecretStr | None = None
     auth_jwks: Path | None = None
+    auth_audience: str = Field(default="solocron", max_length=200)
     origins: str = Field(default="", max_length=4096)
     max_connections: int = Field(default=20_000, ge=1, le=1_000_000)
+    max_connections_per_token: int = Field(default=1000, ge=0, le=1_000_000)
+    max_connections_per_address: int = Field(default=1000, ge=0, le=1_000_000)
     store_auto_close_schedule: str = "0 0,6 * * *"
     store_auto_close_ttl: float = Field(default=600, ge=1, le=_WEEK_S)
     store_open_reminder_schedule: str = "*/30 * * * *"

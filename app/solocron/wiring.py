@@ -77,7 +77,10 @@ def build(settings: Settings, clock: Clock) -> Parts:
     relay = Relay(outbox, fanout, hub, clock, committed=channels.wake)
     repository = StoreRepository(database, channels.ids)
     secret = settings.auth_secret.get_secret_value() if settings.auth_secret else None
-    authenticator = Authenticator(clock=SystemClock(), secret=secret, jwks_file=settings.auth_jwks)
+    authenticator = Authenticator(
+        clock=SystemClock(), secret=secret, jwks_file=settings.auth_jwks,
+        audience=settings.auth_audience,
+    )  # fmt: skip
     origins = settings.allowed_origins
     return Parts(
         clock=clock,
@@ -90,7 +93,14 @@ def build(settings: Settings, clock: Clock) -> Parts:
         hub=hub,
         relay=relay,
         channels=channels,
-        sockets=Sockets(hub, authenticator, origins=origins, limit=settings.max_connections),
+        sockets=Sockets(
+            hub,
+            authenticator,
+            origins=origins,
+            limit=settings.max_connections,
+            per_token=settings.max_connections_per_token,
+            per_address=settings.max_connections_per_address,
+        ),
         authenticator=authenticator,
         api=StoresApi(
             repository,

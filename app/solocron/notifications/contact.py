@@ -7,6 +7,8 @@ from typing import Literal
 
 Kind = Literal["email", "phone"]
 
+MAX_CONTACT = 320
+
 _PHONE = re.compile(r"\+[1-9][0-9]{6,14}")  # E.164
 _ATOM = r"[A-Za-z0-9!#$&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -18,4 +20,4 @@ def kind_of(contact: str) -> Kind | None:
     header or, escaped, of a URL."""
     if _PHONE.fullmatch(contact):
         return "phone"
-    return "email" if len(contact) <= 320 and _EMAIL.fullmatch(contact) else None
+    return "email" if len(contact) <= MAX_CONTACT and _EMAIL.fullmatch(contact) else None

@@ -25,9 +25,10 @@ from solocron.errors import InvalidInput
 State = Literal["open", "closed", "unknown"]
 
 MAX_HOURS_BYTES = 1000  # of UTF-8: what an index entry has room for
-_MAX_ZONE = 64
+MAX_ZONE = 64
 _EXAMPLE = "such as 'Mo-Fr 09:00-18:00; Sa 10:00-14:00; PH off'"
-_COUNTRY = re.compile(r"[A-Z]{2}")
+COUNTRY_PATTERN = r"[A-Z]{2}"
+_COUNTRY = re.compile(COUNTRY_PATTERN)
 _COMMENT = re.compile(r'"[^"]*"')
 _WHOLE_DAY = re.compile(r"(\d\d:\d\d|[a-z]+|\([a-z]+[+-]\d\d:\d\d\))-\1(?!\w)")
 _COLUMN = re.compile(r"--> \d+:(\d+)")
@@ -44,7 +45,7 @@ class HoursKey(NamedTuple):
 def check_zone(name: str) -> ZoneInfo:
     """The zone of that IANA name. Raises InvalidInput."""
     try:
-        if len(name) > _MAX_ZONE or not name.isprintable():
+        if len(name) > MAX_ZONE or not name.isprintable():
             raise ValueError(name)
         zone = ZoneInfo(name)
         OpeningHours("24/7", timezone=zone)  # it knows real places only: not `localtime`

@@ -13,8 +13,10 @@ from solocron.stores.hours import HoursKey, check_country, check_hours, check_zo
 REQUIRED = ("id", "name", "timezone", "hours")
 FIELDS = (*REQUIRED, "country", "is_open", "contact")
 
-_ID = re.compile(r"[A-Za-z0-9._~-]{1,64}")
-_MAX_NAME = 200
+# `.` and `..` are left out: in a URL's path they mean another place.
+ID_PATTERN = r"(?!\.\.?$)[A-Za-z0-9._~-]{1,64}"
+MAX_NAME = 200
+_ID = re.compile(ID_PATTERN)
 _BOOLEANS: Mapping[str, bool] = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -45,7 +47,8 @@ class Store:
 
 
 def is_store_id(text: str) -> bool:
-    """Whether a store can have that id: 1 to 64 letters, digits and `. _ ~ -`, as in a URL."""
+    """Whether a store can have that id: 1 to 64 letters, digits and `. _ ~ -`, but not
+    `.` or `..` alone."""
     return _ID.fullmatch(text) is not None
 
 
@@ -64,11 +67,13 @@ def parse_store(
             )
     store_id = _text(fields, "id")
     if not is_store_id(store_id):
-        raise InvalidField("id", f"id {shown(store_id)}: use 1 to 64 of A-Z a-z 0-9 . _ ~ -")
-    name = _text(fields, "name")
-    if len(name) > _MAX_NAME or not name.isprintable() or not name.strip():
         raise InvalidField(
-            "name", f"name {shown(name)}: use 1 to {_MAX_NAME} printable characters, not all blank"
+            "id", f"id {shown(store_id)}: use 1 to 64 of A-Z a-z 0-9 . _ ~ -, but not . or .. alone"
+        )
+    name = _text(fields, "name")
+    if len(name) > MAX_NAME or not name.isprintable() or not name.strip():
+        raise InvalidField(
+            "name", f"name {shown(name)}: use 1 to {MAX_NAME} printable characters, not all blank"
         )
     key = HoursKey(_text(fields, "hours"), _text(fields, "timezone"), _text(fields, "country", ""))
     try:

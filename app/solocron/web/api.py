@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,13 +13,13 @@ from solocron.clock import Clock
 from solocron.errors import InvalidInput
 from solocron.storage.outbox import Notification
 from solocron.stores.model import Store, is_store_id, parse_store
-from solocron.stores.repository import StoreRepository, UnknownStore
+from solocron.stores.repository import MAX_PAGE, StoreRepository, UnknownStore
 from solocron.web.auth import Authenticator, Principal
-from solocron.web.guard import bearer, check_origin
+from solocron.web.guard import bearer, check_origin, quoted
 
-_MAX_BODY = 64 * 1024
-_PAGE = 100
-_MAX_PAGE = 1000
+MAX_BODY = 64 * 1024
+PAGE = 100
+_BODY_WITHIN_S = 10.0
 
 
 class StoresApi:
@@ -43,7 +44,7 @@ class StoresApi:
         """`?limit=100&after=<id>&open=true`: by id; `next` is the `after` of what follows."""
         principal = self._reader(request)
         contact = principal.may("stores:write")
-        limit = _whole(request.query.get("limit", str(_PAGE)), "limit", _MAX_PAGE)
+        limit = _whole(request.query.get("limit", str(PAGE)), "limit", MAX_PAGE)
         stores = await self._repository.page(
             after=_after(request.query.get("after")),
             limit=limit,
@@ -67,7 +68,7 @@ class StoresApi:
         self._writer(request, store_id)
         fields = await _json(request)
         if fields.setdefault("id", store_id) != store_id:
-            raise InvalidInput(f"id {str(fields['id'])[:64]!r} is not the {store_id!r} of the path")
+            raise InvalidInput(f"id {quoted(fields['id'])} is not the {store_id!r} of the path")
         if "is_open" in fields:
             raise InvalidInput("is_open is changed by POST .../open and .../close: leave it out")
         store = parse_store(fields)
@@ -125,10 +126,14 @@ def _body(store: Store, contact: bool) -> dict[str, Any]:
 
 async def _json(request: web.Request) -> dict[str, Any]:
     body = bytearray()
-    async for chunk in request.content.iter_any():  # a host's application may allow more
-        body += chunk
-        if len(body) > _MAX_BODY:
-            raise web.HTTPRequestEntityTooLarge(_MAX_BODY, len(body))
+    try:
+        async with asyncio.timeout(_BODY_WITHIN_S):
+            async for chunk in request.content.iter_any():  # a host's application may allow more
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise web.HTTPRequestEntityTooLarge(MAX_BODY, len(body))
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(text=f"no whole body within {_BODY_WITHIN_S:g} s") from None
     try:
         fields = json.loads(body.decode())
     except (ValueError, RecursionError):

@@ -2,11 +2,12 @@
 
 HS256 with a shared secret, or RS256 and ES256 with the public keys of a JWKS file. The algorithm
 is chosen by the key, never by the token, so `none` and key confusion are refused. Every token has
-an expiry and the audience `solocron`.
+an expiry and our audience; clocks may differ by 5 s.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,12 +40,14 @@ class Forbidden(SolocronError):
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks. `stores` is None for all of them; `expires_at` is UTC epoch s (None: never)."""
+    """Who asks. `stores` is None for all of them; `expires_at` is UTC epoch s (None: never);
+    `token` is a digest that tells tokens apart, '' where none was asked for."""
 
     subject: str
     stores: frozenset[str] | None
     scopes: frozenset[str]
     expires_at: float | None = None
+    token: str = ""
 
     def may(self, scope: str) -> bool:
         """Whether the token has the scope; `admin` has every one."""
@@ -75,13 +78,19 @@ class Authenticator:
     """
 
     def __init__(
-        self, *, clock: Clock, secret: str | None = None, jwks_file: Path | None = None
+        self,
+        *,
+        clock: Clock,
+        secret: str | None = None,
+        jwks_file: Path | None = None,
+        audience: str = AUDIENCE,
     ) -> None:
         if secret is not None:
             check_secret(secret)
         if secret is not None and jwks_file is not None:
             raise ConfigError("SOLOCRON_AUTH_SECRET and SOLOCRON_AUTH_JWKS are set: set one")
         self._clock = clock
+        self._audience = audience
         self._secret = secret
         self._keys = _load_jwks(jwks_file) if jwks_file else None
 
@@ -101,7 +110,7 @@ class Authenticator:
         try:
             key, algorithm = self._key_of(token)
             claims = jwt.decode(
-                token, key, algorithms=[algorithm], audience=AUDIENCE,
+                token, key, algorithms=[algorithm], audience=self._audience,
                 options={"require": ["exp", "aud"], "verify_exp": False, "verify_nbf": False,
                          "verify_iat": False},
             )  # fmt: skip
@@ -109,7 +118,7 @@ class Authenticator:
             raise Unauthenticated(f"the token is refused: {error}") from None
         except (RecursionError, ValueError):  # deep JSON, huge numbers, no UTF-8
             raise Unauthenticated("the token is refused: it is not a JSON Web Token") from None
-        return self._principal(claims)
+        return self._principal(claims, _digest(token))
 
     def _key_of(self, token: str) -> tuple[Any, str]:
         if self._keys is None:
@@ -120,7 +129,7 @@ class Authenticator:
         key = self._keys[key_id]
         return key.key, str(key.algorithm_name)
 
-    def _principal(self, claims: Mapping[str, Any]) -> Principal:
+    def _principal(self, claims: Mapping[str, Any], digest: str) -> Principal:
         now = self._clock.now_ms() / 1000
         expires_at, not_before = claims["exp"], claims.get("nbf", 0)
         if not _is_number(expires_at) or not _is_number(not_before):
@@ -130,8 +139,9 @@ class Authenticator:
         if now < not_before - _LEEWAY_S:
             raise Unauthenticated("the token is refused: it is not valid yet")
         return Principal(
-            str(claims.get("sub", ""))[:200], _stores(claims), _scopes(claims), float(expires_at)
-        )
+            str(claims.get("sub", ""))[:200], _stores(claims), _scopes(claims), float(expires_at),
+            digest,
+        )  # fmt: skip
 
     def seconds_left(self, principal: Principal) -> float | None:
         """How long the token is still good for, in s (at most 7 days); None: for ever."""
@@ -154,7 +164,7 @@ class Authenticator:
             raise ConfigError(f"unknown scope {unknown[0]!r}: use {', '.join(SCOPES)}")
         now = int(self._clock.now_ms() / 1000)
         claims = {
-            "sub": subject, "aud": AUDIENCE, "iat": now, "exp": now + lifetime_s,
+            "sub": subject, "aud": self._audience, "iat": now, "exp": now + lifetime_s,
             "stores": "*" if stores is None else stores, "scope": " ".join(scopes),
         }  # fmt: skip
         return jwt.encode(claims, self._secret, algorithm="HS256")
@@ -167,6 +177,11 @@ def check_secret(secret: str) -> None:
             f"SOLOCRON_AUTH_SECRET has {len(secret.encode())} bytes: give at least "
             f"{MIN_SECRET}, such as from `openssl rand -hex 32`"
         )
+
+
+def _digest(token: str) -> str:
+    """Of what is signed: a signature can be written in several ways."""
+    return hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()[:16]
 
 
 def _is_number(value: object) -> bool:

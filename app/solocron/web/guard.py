@@ -75,6 +75,29 @@ def check_host(request: web.Request) -> None:
         )
 
 
+def quoted(value: object) -> str:
+    """A value of somebody's JSON as an error shows it: short, and of a list or an object only that
+    it is one, for deep ones cannot be turned to text."""
+    if value is None or isinstance(value, str | int | float):
+        return repr(str(value)[:64])
+    return f"a {type(value).__name__}"
+
+
+def address(request: web.Request) -> str:
+    """Whom connections are counted for: the peer's IPv4 address, or the /64 network of its IPv6
+    address, which is one customer's; '' for a Unix socket. A proxy's, where there is one: what
+    X-Forwarded-For says, anybody can write."""
+    peer = request.transport.get_extra_info("peername") if request.transport else None
+    if not isinstance(peer, tuple):
+        return ""
+    found = ipaddress.ip_address(peer[0])
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return f"{ipaddress.IPv6Address(int(found) >> 64 << 64)}/64"
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine's own."""
     if host.lower() == "localhost":

@@ -9,13 +9,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from solocron.errors import ConfigError, InvalidInput, StorageUnavailable
 from solocron.stores.repository import UnknownStore
 from solocron.web.api import StoresApi
 from solocron.web.auth import Authenticator, Forbidden, Unauthenticated
 from solocron.web.dashboard import Dashboard
-from solocron.web.guard import check_host
+from solocron.web.guard import bearer, check_host
+from solocron.web.openapi import document
 from solocron.web.socket import Sockets
 
 log = logging.getLogger("solocron.web")
@@ -24,6 +26,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Readiness = Callable[[], Awaitable[tuple[bool, Mapping[str, Any]]]]
 
 _BACKLOG = 1024
+_REQUEST_WITHIN_S = 10.0
+_IDLE_S = 75.0  # longer than proxies keep a connection, which would meet the close with a request
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
@@ -52,6 +56,12 @@ def routes(
             {"ready": ready, **parts}, status=200 if ready else 503, headers=_HEADERS
         )
 
+    described = document()
+
+    async def openapi(request: web.Request) -> web.Response:
+        authenticator.authenticate(bearer(request))
+        return web.json_response(described)
+
     def guarded(handler: Handler) -> Handler:
         return _guarded(handler, authenticator)
 
@@ -60,6 +70,7 @@ def routes(
         web.get("/readyz", readyz),
         web.get("/ws", guarded(sockets.handle), allow_head=False),
         web.get("/dashboard", guarded(dashboard.page)),
+        web.get("/api/openapi.json", guarded(openapi)),
         web.get("/api/v1/stores", guarded(stores.list)),
         web.get("/api/v1/stores/{id}", guarded(stores.get)),
         web.put("/api/v1/stores/{id}", guarded(stores.put)),
@@ -119,23 +130,51 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return response
 
 
+def _http_log() -> logging.Logger:
+    """aiohttp's log, without the requests that are no HTTP: anybody could fill it with those."""
+    http = logging.getLogger("solocron.web.http")
+    http.addFilter(_is_not_the_clients)
+    return http
+
+
+def _is_not_the_clients(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 class WebServer:
-    """An aiohttp server for `app` on host and port (0: any free one)."""
+    """An aiohttp server for `app` on host and port (0: any free one).
+
+    A connection without a whole first request within 10 s is closed, and one that is idle, or slow
+    with its next request, after 75 s.
+    """
 
     def __init__(self, app: web.Application, *, host: str, port: int) -> None:
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=3.0)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=_http_log(),
+            shutdown_timeout=3.0,
+            keepalive_timeout=_IDLE_S,
+        )
         self._host = host
         self._port = port
+        self._server: asyncio.Server | None = None
+        self._waiting: dict[object, asyncio.TimerHandle] = {}  # those without a request so far
+        app.middlewares.append(self._has_asked)
 
     async def start(self) -> None:
         """Start the application and listen. Raises ConfigError when the address is not free."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port, backlog=_BACKLOG)
-        starting = asyncio.create_task(site.start())
+        loop = asyncio.get_running_loop()
+        starting = asyncio.create_task(
+            loop.create_server(self._accept, self._host, self._port, backlog=_BACKLOG)
+        )
         try:
-            await asyncio.shield(starting)
+            self._server = await asyncio.shield(starting)
         except asyncio.CancelledError:  # cut short, it would leave its socket listening
-            await asyncio.gather(starting, return_exceptions=True)
+            await asyncio.wait([starting])
+            if starting.exception() is None:
+                self._server = starting.result()
             raise
         except OSError as error:
             raise ConfigError(
@@ -147,9 +186,32 @@ class WebServer:
     @property
     def port(self) -> int:
         """The port listened on; 0 before `start`."""
-        addresses = self._runner.addresses
-        return int(addresses[0][1]) if addresses else 0
+        sockets = self._server.sockets if self._server is not None else ()
+        return int(sockets[0].getsockname()[1]) if sockets else 0
 
     async def stop(self) -> None:
         """Accept nothing more, drain the application and stop it. Safe to call twice."""
+        if self._server is not None:
+            self._server.close()
         await self._runner.cleanup()
+        for timer in self._waiting.values():
+            timer.cancel()
+        self._waiting.clear()
+
+    def _accept(self) -> asyncio.Protocol:
+        assert self._runner.server is not None
+        protocol = self._runner.server()
+        loop = asyncio.get_running_loop()
+        self._waiting[protocol] = loop.call_later(_REQUEST_WITHIN_S, self._give_up, protocol)
+        return protocol
+
+    def _give_up(self, protocol: web.RequestHandler) -> None:
+        del self._waiting[protocol]
+        protocol.force_close()  # does nothing to one that is gone
+
+    @web.middleware
+    async def _has_asked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        timer = self._waiting.pop(request.protocol, None)
+        if timer is not None:
+            timer.cancel()
+        return await handler(request)

@@ -23,7 +23,8 @@ from solocron.notifications.client import Client, Turn, text_frame
 from solocron.notifications.hub import Hub
 from solocron.stores.model import is_store_id
 from solocron.web.auth import Authenticator, Forbidden, Principal, Unauthenticated
-from solocron.web.guard import bearer, check_origin
+from solocron.web.guard import address, bearer, check_origin, quoted
+from solocron.web.seats import Full, Seats
 
 log = logging.getLogger("solocron.web")
 
@@ -45,15 +46,27 @@ _RECONNECT_WITHIN_MS = 5_000
 
 
 class Sockets:
-    """The open WebSockets of this server, at most `limit` of them."""
+    """The open WebSockets of this server, at most `limit` of them, and so many of one token and of
+    one address (0: no limit)."""
 
     def __init__(
-        self, hub: Hub, authenticator: Authenticator, *, origins: frozenset[str], limit: int
+        self,
+        hub: Hub,
+        authenticator: Authenticator,
+        *,
+        origins: frozenset[str],
+        limit: int,
+        per_token: int,
+        per_address: int,
     ) -> None:
         self._hub = hub
         self._authenticator = authenticator
         self._origins = origins
         self._limit = limit
+        self._of_token = Seats(per_token, of="token", setting="SOLOCRON_MAX_CONNECTIONS_PER_TOKEN")
+        self._of_address = Seats(
+            per_address, of="address", setting="SOLOCRON_MAX_CONNECTIONS_PER_ADDRESS"
+        )
         self._open: set[Socket] = set()
         self._none_open = asyncio.Event()
         self._draining = False
@@ -80,7 +93,17 @@ class Sockets:
             code = GOING_AWAY if self._draining else TOO_MANY
             await part(ws, transport, code, "reconnect later", _TURN_AWAY_WITHIN_S)
             return ws
-        socket = Socket(ws, transport, self._turn, self._hub, self._authenticator)
+        try:
+            with self._of_address.seat(address(request)):
+                await self._serve(ws, transport, header)
+        except Full as full:
+            await part(ws, transport, TOO_MANY, str(full), _TURN_AWAY_WITHIN_S)
+        return ws
+
+    async def _serve(
+        self, ws: web.WebSocketResponse, transport: asyncio.Transport, header: str | None
+    ) -> None:
+        socket = Socket(ws, transport, self._turn, self._hub, self._authenticator, self._of_token)
         self._open.add(socket)
         self._none_open.clear()
         try:
@@ -89,7 +112,6 @@ class Sockets:
             self._open.discard(socket)
             if not self._open:
                 self._none_open.set()
-        return ws
 
     def accept(self) -> None:
         """Let clients in, again after a drain."""
@@ -132,11 +154,13 @@ class Socket:
         turn: Turn,
         hub: Hub,
         authenticator: Authenticator,
+        seats: Seats,
     ) -> None:
         self._ws = ws
         self._transport = transport
         self._hub = hub
         self._authenticator = authenticator
+        self._seats = seats
         self._client = Client(transport, turn, on_slow=self._slow)
         self._interrupt: asyncio.Timeout | None = None
         self._ending: tuple[int, str] | None = None
@@ -149,9 +173,12 @@ class Socket:
             async with asyncio.timeout(None) as self._interrupt:
                 principal = await self._authenticate(header)
                 expiry = self._close_at_expiry(principal)
-                await self._frames(principal)
+                with self._seats.seat(principal.token):
+                    await self._frames(principal)
         except _Refused as refused:
             self._ending = self._ending or (refused.code, str(refused))
+        except Full as full:
+            self._ending = self._ending or (TOO_MANY, str(full))
         except Exception as error:
             if self._ending is None or not isinstance(error, TimeoutError):
                 log.exception("a WebSocket failed")
@@ -246,9 +273,7 @@ class Socket:
                 raise InvalidInput("unsubscribe: stores must be a list of store ids")
             await self._hub.unsubscribe(self._client, stores)
         else:
-            raise InvalidInput(
-                f"type is {str(kind)[:50]!r}: send subscribe or unsubscribe"
-            )  # fmt: skip
+            raise InvalidInput(f"type is {quoted(kind)}: send subscribe or unsubscribe")
 
     def _error(self, code: str, message: str, stores: Sequence[str] = ()) -> None:
         body: dict[str, Any] = {"type": "error", "code": code, "message": message}
@@ -301,7 +326,7 @@ def positions(stores: object) -> dict[str, int | None]:
         whole = isinstance(seq, int) and not isinstance(seq, bool) and 0 <= seq < 2**63
         if seq is not None and not whole:
             raise InvalidInput(
-                f"subscribe: last seq of store {store_id!r} is {str(seq)[:40]!r}: "
+                f"subscribe: last seq of store {store_id!r} is {quoted(seq)}: "
                 "give a whole number, or null for only new ones"
             )
     return stores

@@ -1,0 +1,232 @@
+"""What this server says of itself: the OpenAPI 3.1 document of its routes.
+
+Names and limits come from the code that keeps to them, so that they cannot differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from solocron.notifications.contact import MAX_CONTACT
+from solocron.stores.hours import COUNTRY_PATTERN, MAX_HOURS_BYTES, MAX_ZONE
+from solocron.stores.model import FIELDS, ID_PATTERN, MAX_NAME, REQUIRED
+from solocron.stores.repository import MAX_PAGE
+from solocron.web.api import MAX_BODY, PAGE
+
+_PROBLEMS = {
+    400: "The request is not HTTP as it should be.",
+    401: "There is no token, or it is refused.",
+    403: "The token does not allow this, or a page of this origin may not ask.",
+    404: "There is no such store.",
+    408: "The body did not come in time.",
+    413: f"The body is over {MAX_BODY} bytes.",
+    422: "A value is wrong: `detail` names it and the remedy.",
+    503: "The database is not reachable; try again later.",
+}
+_GUARDED = (400, 401, 403)
+
+Schema = dict[str, Any]
+
+
+def document() -> dict[str, Any]:
+    """The document, as JSON's values."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "solocron",
+            "version": "1",
+            "summary": "Stores, their notifications, and the health of the jobs.",
+        },
+        "security": [{"token": []}],
+        "paths": {**_stores(), **_store(), **_others()},
+        "components": {
+            "schemas": {
+                "Store": _object(_store_fields(), optional=("contact",)),
+                "StoreInput": _object(_input_fields(), optional=("id", "country", "contact")),
+                "Stores": _object(
+                    {
+                        "stores": {"type": "array", "maxItems": MAX_PAGE, "items": _ref("Store")},
+                        "next": {**_ID, "type": ["string", "null"]},
+                    }
+                ),
+                "Problem": _object(
+                    {
+                        "type": {"type": "string"},
+                        "status": {"type": "integer"},
+                        "title": {"type": "string"},
+                        "detail": {"type": "string"},
+                    }
+                ),
+            },
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "password": {
+                    "type": "http",
+                    "scheme": "basic",
+                    "description": "The token as the password, for browsers.",
+                },
+            },
+        },
+    }
+
+
+# -- schemas -----------------------------------------------------------------------------------
+
+_ID: Schema = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
+_TEXT: Schema = {"type": "string"}
+
+
+def _input_fields() -> dict[str, Schema]:
+    """The fields that a client may write: all but whether the store is open."""
+    about = {
+        "id": {**_ID, "description": "That of the path, if it is given at all."},
+        "name": {**_TEXT, "minLength": 1, "maxLength": MAX_NAME},
+        "timezone": {**_TEXT, "minLength": 1, "maxLength": MAX_ZONE,
+                     "description": "IANA name, such as Europe/Berlin."},
+        "hours": {**_TEXT, "minLength": 1, "maxLength": MAX_HOURS_BYTES,
+                  "description": "OpenStreetMap opening hours, one line; the limit is in bytes."},
+        "country": {**_TEXT, "pattern": f"^({COUNTRY_PATTERN})?$",
+                    "description": "For public holidays; empty if unknown."},
+        "contact": {**_TEXT, "maxLength": MAX_CONTACT,
+                    "description": "Email address or phone number; empty if unknown."},
+    }  # fmt: skip
+    return {name: about[name] for name in FIELDS if name != "is_open"}
+
+
+def _store_fields() -> dict[str, Schema]:
+    return {
+        **{name: {**_TEXT} for name in REQUIRED},
+        "country": _TEXT,
+        "is_open": {"type": "boolean"},
+        "notification_seq": {"type": "integer", "minimum": 0},
+        "contact": {**_TEXT, "description": "For tokens with stores:write."},
+    }
+
+
+def _object(fields: dict[str, Schema], optional: tuple[str, ...] = ()) -> Schema:
+    return {
+        "type": "object",
+        "properties": fields,
+        "required": [each for each in fields if each not in optional],
+        "additionalProperties": False,
+    }
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+# -- operations --------------------------------------------------------------------------------
+
+
+def _answers(good: Mapping[int, tuple[str, Schema | None]], *problems: int) -> dict[str, Any]:
+    """Responses by status: the good ones with a description and a JSON schema, then problems."""
+    answers: dict[str, Any] = {}
+    for status, (text, schema) in good.items():
+        content = {} if schema is None else {"application/json": {"schema": schema}}
+        answers[str(status)] = {"description": text, **({"content": content} if content else {})}
+    for status in problems:
+        answers[str(status)] = {
+            "description": _PROBLEMS[status],
+            "content": {"application/problem+json": {"schema": _ref("Problem")}},
+        }
+    return answers
+
+
+def _query(name: str, schema: Schema, text: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": schema, "description": text}
+
+
+def _stores() -> dict[str, Any]:
+    whole = {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": PAGE}
+    return {
+        "/api/v1/stores": {
+            "get": {
+                "summary": "The stores the token is for, by id.",
+                "parameters": [
+                    _query("limit", whole, "At most so many."),
+                    _query("after", _ID, "Only ids after this one: the `next` of the page before."),
+                    _query("open", {"type": "boolean"}, "Only open ones, or only closed ones."),
+                ],
+                "responses": _answers({200: ("A page.", _ref("Stores"))}, *_GUARDED, 422, 503),
+            }
+        }
+    }
+
+
+def _store() -> dict[str, Any]:
+    parameters = [{"name": "id", "in": "path", "required": True, "schema": _ID}]
+    store = ("The store.", _ref("Store"))
+    path = "/api/v1/stores/{id}"
+
+    def action(name: str) -> dict[str, Any]:
+        return {
+            "parameters": parameters,
+            "post": {
+                "summary": f"{name} a store; its watchers hear of it if that changes it.",
+                "responses": _answers({200: store}, *_GUARDED, 404, 503),
+            },
+        }
+
+    body = {"required": True, "content": {"application/json": {"schema": _ref("StoreInput")}}}
+    put = {200: store, 201: ("The store is new.", _ref("Store"))}
+    return {
+        path: {
+            "parameters": parameters,
+            "get": {
+                "summary": "One store.",
+                "responses": _answers({200: store}, *_GUARDED, 404, 503),
+            },
+            "put": {
+                "summary": "Create or change a store; whether it is open stays as it is.",
+                "requestBody": body,
+                "responses": _answers(put, *_GUARDED, 408, 413, 422, 503),
+            },
+        },
+        f"{path}/open": action("Open"),
+        f"{path}/close": action("Close"),
+    }
+
+
+def _others() -> dict[str, Any]:
+    state = {"type": "object"}
+    asked = {"description": "A browser asks for the token.", "content": {"text/plain": {}}}
+    page = {"description": "The page.", "content": {"text/html": {}}}
+    return {
+        "/api/openapi.json": {
+            "get": {
+                "summary": "This document, for any good token.",
+                "responses": _answers({200: ("The document.", state)}, *_GUARDED),
+            }
+        },
+        "/dashboard": {
+            "get": {
+                "summary": "How each job and lock is, for tokens with jobs:run.",
+                "security": [{"token": []}, {"password": []}],
+                "responses": {"200": page, "401": asked, **_answers({}, 400, 403, 503)},
+            }
+        },
+        "/healthz": {
+            "get": {
+                "summary": "Whether the process answers.",
+                "security": [],
+                "responses": _answers({200: ("It does.", state)}, 400),
+            }
+        },
+        "/readyz": {
+            "get": {
+                "summary": "Whether this server should get traffic.",
+                "security": [],
+                "responses": _answers({200: ("Yes.", state), 503: ("No.", state)}, 400),
+            }
+        },
+        "/ws": {
+            "get": {
+                "summary": "A WebSocket of notifications, subprotocol solocron.v1.",
+                "description": "The token comes in the Authorization header or the first frame.",
+                "security": [{}, {"token": []}],
+                "responses": _answers({101: ("The WebSocket is open.", None)}, 400, 403),
+            }
+        },
+    }
