@@ -131,6 +131,9 @@ QUICK = (
     *REACHED,
 )
 FULL = (
+    *MUTATIONS,
+    *REACHED,
+    *LIMITS,
     *_holds(
         "T=2 FAULTS=1",
         "T=1 FAULTS=3",
@@ -140,9 +143,6 @@ FULL = (
         "T=2 FAULTS=0 PROMPT NO_COVERED_RUN",
         "T=2 FAULTS=0 EVERY_NEWEST_RUNS COVERS_AFTER_RUN",
     ),
-    *MUTATIONS,
-    *REACHED,
-    *LIMITS,
 )
 
 
@@ -153,6 +153,7 @@ def missing_tool() -> str | None:
 
 def check(configuration: Configuration) -> Result:
     """Generate, compile and search one configuration."""
+    print(f"... {configuration.macros}", file=sys.stderr, flush=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="solocron-model-") as folder:
         try:
@@ -239,7 +240,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{tool} is not installed: {INSTALL}", file=sys.stderr)
         return 2
     configurations = QUICK if "--quick" in arguments else FULL
-    print(f"{len(configurations)} searches of {MODEL.name}, the longest first")
+    print(f"{len(configurations)} searches of {MODEL.name}, the longest last (a minute each)")
     heads = ("kind", "configuration", "states", "transitions", "depth", "errors", "s", "found")
     print(_COLUMNS.format(*heads), flush=True)
     wrong = 0
