@@ -171,7 +171,7 @@ def _search(configuration: Configuration, folder: Path) -> str:
     live = "LIVE" in configuration.macros.split()
     _run("spin", "-a", *macros, str(MODEL), folder=folder)
     # A row that must find something stops at it, long before an optimised build pays off.
-    options = ["-O0" if configuration.finds else "-O2", "-w", "-DCOLLAPSE"]
+    options = ["-O0" if configuration.finds else "-O1", "-w", "-DCOLLAPSE"]
     options += ["-DNFAIR=3"] if live else ["-DSAFETY"]
     _run("gcc", *options, f"-DMEMLIM={_MEMORY_MB}", "-o", "pan", "pan.c", folder=folder)
     return _run("./pan", f"-m{_DEPTH}", *(("-a", "-f") if live else ()), folder=folder)

@@ -7,13 +7,15 @@ What is modelled, and from where:
   cron/sweep.py, cron/scheduler.py   the sweep over Redis and, while Redis is down, the ledger
   storage/runs.py    begin, fenced (check and row lock, then commit), retry, finish, heartbeat
 A worker is one task with a fresh token per claim, so two workers are two servers or two tasks of
-one. Ticks 1..T come due at any moments; when all is quiet, tick T + 1 comes (the closing tick).
+one. Ticks 1..T come due at any moments; when all is quiet, tick T + 1 comes (the closing tick, with
+no faults left; how the earlier rows ended is then forgotten, for nobody is at work on them).
+A trigger or a sweep picks the newest due tick and may claim it arbitrarily later.
 
 Time: there is none. The owner's liveness key, the lock's TTL and the ledger's lease may each end
 at ANY moment, whatever their owner does: a worker that is not scheduled is one under SIGSTOP, and
 one that runs on has not noticed yet. So nothing that holds here rests on a clock. (With LIVE the
-liveness key ends under a living owner only LAPSES times; else two owners can oust each other for
-ever.)
+liveness key ends under a living owner only LAPSES times, else two owners could oust each other for
+ever; and a heartbeat does not revive a lease of the ledger that has ended.)
 
 Faults, FAULTS of them in all, of any kinds and at any points:
   a worker dies, and comes back with nothing or (while another is left) never
@@ -29,7 +31,8 @@ Left out: the length of any time (hence backoff, grace and the catch-up window: 
 within it), manual runs, `paused`, locks of older servers, overlap `queue`, on_redis_down `skip`,
 several jobs (they share no key and no row), bodies of more than one batch (each is fenced and
 conditional like the one here), notifications, the start without any row in the ledger. hand_over
-is the ledger's lease ending, which is free to happen anyway.
+is the ledger's lease ending, which is free to happen anyway. A database transaction whose commit
+is under way holds its row, so a late commit is no other case than a commit before the next step.
 
 Mutations, each to be found: NO_FENCE NO_ROW_LOCK NO_LEDGER_KEY FINISH_UNFENCED UNCONDITIONAL_BODY
 SETTLE_UNOWNED_COVERS NO_TAKEOVER LOCK_WITHOUT_TTL.
