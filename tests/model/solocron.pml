@@ -20,7 +20,7 @@ ever; and a heartbeat does not revive a lease of the ledger that has ended.)
 Faults, FAULTS of them in all, of any kinds and at any points:
   a worker dies, and comes back with nothing or (while another is left) never
   Redis falls back to any earlier state: FLUSHALL, a restart, a failover that lost writes
-  Redis is down for everybody, for a while or for ever
+  Redis is down for everybody, for a while or for ever (for one worker: request by request)
   a claim or a settle without a reply, executed at once, much later or, with Redis down, never;
     one that is executed, asked again and executed a second time later
   a commit without a reply: begin, batch, retry, finish; the database does not answer at all;
