@@ -15,8 +15,8 @@ two at a time. Four kinds of rows:
 its memory or its time counts as a failure. What the states and the faults are, and which are left
 out, stands at the head of solocron.pml. The bounds, by row: N workers (2 or 3), T ticks and a
 closing one, so many faults of any kind, 2 attempts a run (3 in one row). LIVE rows check
-liveness under weak fairness: the newest tick ends, however the faults fall. All other rows check the
-states in which nothing moves any more: the newest tick has ended or is settled as covered, and
+liveness under weak fairness: the newest tick ends, however the faults fall. All other rows check
+the states in which nothing moves any more: the newest tick has ended or is settled as covered, and
 after the closing tick every run that began has ended.
 
 Needs spin and gcc (apt-get install spin gcc) and nothing of the project. Exit 1 when a row is not
