@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test demo setup clean
+.PHONY: test model demo setup clean
 
 setup: .venv/ready ## an environment with the pinned dependencies
 
@@ -17,6 +17,9 @@ test: setup ## formatting, lint, types, layers, then every test on real servers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup
+
+model: ## every state of the lock protocol's model; needs spin and gcc only
+	$(PYTHON) tests/model/run.py
 
 demo: setup ## three workers, a real Redis and a fast clock, until Ctrl-C
 	$(BIN)/solocron demo
