@@ -217,11 +217,12 @@ async def test_clocks_put_forward_run_the_catch_up_window_and_report_the_rest(
     before = [tick for tick in ticks if tick < now - HOUR_MS / 2]
     after = ticks[len(before) :]
     assert before == list(range(before[0], before[-1] + 1, 1000))
-    assert all(later - tick == 1000 for tick, later in pairwise(after))
     if overlap == "queue":
+        assert after == list(range(after[0], after[-1] + 1, 1000))
         assert 8 <= (stepped - after[0]) / 1000 <= 12
         assert said(log, "missed 100 or more ticks: older than the catch-up window") >= 1
-    else:
+    else:  # one may be skipped while a server that was not yet put right runs its own
+        assert all(tick < later for tick, later in pairwise(after))
         assert (stepped - after[0]) / 1000 <= 2
 
 
