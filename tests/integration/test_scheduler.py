@@ -240,6 +240,53 @@ async def test_a_crashed_tick_is_taken_over_although_a_newer_one_came_due(
     assert ran.ticks == [START, START + 30 * MINUTE]
 
 
+async def test_a_claim_that_finds_its_tick_run_covers_no_other(
+    redis_server: RedisServer, migrated: str
+) -> None:
+    """The owner finished in the ledger and stalled before Redis heard of it; the next tick came
+    due while somebody else held the lock, only to find that out."""
+    database = Database(migrated)
+    ledger = RunLedger(database)
+    await ledger.begin("one", START, owner="w", now_ms=START, lease_ms=5000, max_attempts=3)
+    await ledger.finish(RunKey("one", START, 1), now_ms=START, duration_ms=1)
+    ran, clock = Ran(), StoppedClock(START + 30 * MINUTE)
+    each = job(ran)
+    async with server(redis_server.url, migrated, clock, each) as scheduler:
+        outcome = await scheduler._runner.run_tick(each, START)
+        assert (outcome.state, outcome.reason) == ("skipped", "done")
+        assert redis_server.cli("GET", "{cron:one}:settled") == str(START)
+        clock.now += 5000
+        await swept(scheduler)
+    await database.close()
+    assert ran.ticks == [START + 30 * MINUTE]
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_silent_run_is_taken_over_although_a_later_tick_was_settled(
+    redis_server: RedisServer, migrated: str, paused: bool
+) -> None:
+    """Its owner stalled between claim and ledger until the next tick was over, and then died."""
+    database = Database(migrated)
+    ledger = RunLedger(database)
+    await ledger.begin("one", START, owner="gone", now_ms=START, lease_ms=60_000, max_attempts=3)
+    ran, clock = Ran(), StoppedClock(START + 31 * MINUTE)
+    each = job(ran)
+    async with server(redis_server.url, migrated, clock, each, lease_ms=500) as scheduler:
+        redis_server.cli("SET", "{cron:one}:settled", str(START + 30 * MINUTE))
+        if paused:
+            redis_server.cli("SET", "{cron:one}:paused", "1")
+        await swept(scheduler)  # the owner's lease still lives
+        assert ran.ticks == []
+        await ledger.hand_over(RunKey("one", START, 1))
+        await swept(scheduler)  # another server may have looked just now
+        redis_server.cli("DEL", "{cron:one}:looked")
+        await swept(scheduler)
+        await swept(scheduler)
+    await database.close()
+    assert ran.ticks == ([] if paused else [START])
+    assert redis_server.cli("GET", "{cron:one}:settled") == str(START + 30 * MINUTE)
+
+
 # -- stalls and blips --------------------------------------------------------------------------
 
 

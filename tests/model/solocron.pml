@@ -35,10 +35,10 @@ is the ledger's lease ending, which is free to happen anyway. A database transac
 is under way holds its row, so a late commit is no other case than a commit before the next step.
 
 Mutations, each to be found: NO_FENCE NO_ROW_LOCK NO_LEDGER_KEY FINISH_UNFENCED UNCONDITIONAL_BODY
-SETTLE_UNOWNED_COVERS NO_TAKEOVER LOCK_WITHOUT_TTL.
+SETTLE_UNOWNED_COVERS COVERS_WITHOUT_RUN NO_TAKEOVER LOCK_WITHOUT_TTL.
 Stricter properties, see run.py: EVERY_NEWEST_RUNS, NONE_WAITS, NO_COVERED_RUN.
 Narrower: PROMPT, in which a claim asks for the newest tick due when Redis executes it.
-Variant of the code: COVERS_AFTER_RUN. Sanity: REACH_TAKEOVER, REACH_FALLBACK. */
+Sanity: REACH_TAKEOVER, REACH_FALLBACK. */
 
 #ifndef N
 #define N 2 /* workers */
@@ -348,10 +348,10 @@ ended:
 
 release:
     atomic {
-#ifdef COVERS_AFTER_RUN
-        covers = (newest == t && ran -> due : 0);
-#else
+#ifdef COVERS_WITHOUT_RUN
         covers = (newest == t -> due : 0);
+#else
+        covers = (newest == t && ran -> due : 0);
 #endif
         if
         :: !granted[w] || down

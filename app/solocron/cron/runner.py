@@ -74,7 +74,10 @@ class Runner:
         self.alarm = LockAlarm()
 
     async def run_tick(self, job: Job, tick: int, *, origin: str = "schedule") -> Outcome:
-        """Run the tick here unless another server does or did. Raises nothing but cancellation."""
+        """Run the tick here unless another server does or did. Raises nothing but cancellation.
+
+        `origin` is `schedule`, `manual` (beside the schedule) or `ledger` (the ledger has the tick
+        as unfinished, although Redis may count it as settled)."""
         outcome = await self._run_tick(job, tick, origin)
         if outcome.state == "skipped":
             _log_skip(job, tick, outcome)
@@ -131,7 +134,8 @@ class Runner:
             outcome, settle = await self._run_due(
                 job, tick, lease, origin, settled=granted.settled, fallback=False
             )
-            if settle == tick and job.overlap == "skip":
+            ran = outcome.state in ("succeeded", "failed")
+            if settle == tick and ran and job.overlap == "skip":  # only a run is in a tick's way
                 covers = job.calendar.latest_at(self._clock.now_ms()) or -1
             return outcome
         finally:
@@ -158,13 +162,13 @@ class Runner:
         """
         newest = -1
         try:
-            if origin != "schedule":
+            if origin == "manual":
                 return await self._run_one(job, tick, lease, origin, fallback), newest
             if fallback and await self._is_early(tick):
                 return Outcome("skipped", "clock-skew"), newest
             for each in await self._due(job, tick, settled, fallback):
                 lease.ensure()
-                outcome = await self._run_one(job, each, lease, origin, fallback)
+                outcome = await self._run_one(job, each, lease, "schedule", fallback)
                 if not _settled(outcome):
                     if outcome.reason == "held" and each < tick:
                         outcome = Outcome("skipped", "overlap", outcome.attempt)

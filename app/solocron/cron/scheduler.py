@@ -89,8 +89,9 @@ class Scheduler:
         if not is_missed(job, tick, self._clock.now_ms()):  # else the sweep says so
             self._try(job, tick)
 
-    def _try(self, job: Job, tick: int) -> None:
-        task = asyncio.create_task(self._runner.run_tick(job, tick), name=f"{job.name}@{tick}")
+    def _try(self, job: Job, tick: int, origin: str = "schedule") -> None:
+        work = self._runner.run_tick(job, tick, origin=origin)
+        task = asyncio.create_task(work, name=f"{job.name}@{tick}")
         self._running[task] = job
         task.add_done_callback(self._ended)
 
@@ -127,20 +128,32 @@ class Scheduler:
             settled = self._floors.get(job.name) if survey.settled is None else survey.settled
             if settled is not None and is_free(survey):
                 await self._act(job, settled, now)
+        try:
+            await self._retake([job for job, survey in seen if survey.look and is_free(survey)])
+        except StorageUnavailable as error:
+            log.debug("no server looks into the ledger now: %s", error)
 
     async def _sweep_ledger(self, jobs: Sequence[Job]) -> None:
-        """Without Redis: retake expired runs, and run newer ticks nobody began."""
+        """Without Redis: retake silent runs, and run newer ticks nobody began."""
         now = self._clock.now_ms()
+        await self._retake(jobs)
         latest = await self._ledger.latest_ticks()
-        oldest = int(now - max((job.catch_up_ms for job in jobs), default=0))
-        expired = await self._ledger.expired(oldest)
+        for job in jobs:
+            settled = latest.get(job.name)
+            await self._act(job, self._start_floor(job) if settled is None else settled, now)
+
+    async def _retake(self, jobs: Sequence[Job]) -> None:
+        """Take over the runs of which only the ledger knows that their owner went silent: because
+        Redis is down, or because a later tick was settled before they began."""
+        if not jobs:
+            return
+        now = self._clock.now_ms()
+        expired = await self._ledger.expired(int(now - max(job.catch_up_ms for job in jobs)))
         for job in jobs:
             silent = [tick for name, tick in expired if name == job.name]
             due = [tick for tick in silent if not is_missed(job, tick, now)]
             if due and not self._is_running(job):
-                self._try(job, max(due))  # older ones are run before it
-            settled = latest.get(job.name)
-            await self._act(job, self._start_floor(job) if settled is None else settled, now)
+                self._try(job, max(due), "ledger")  # older ones are run before it
 
     async def _learn_floors(self, jobs: Sequence[Job]) -> None:
         """For jobs of which Redis knows no settled tick, ask the ledger once where to begin: at

@@ -14,13 +14,14 @@ class Companions(NamedTuple):
     """The keys beside a lock, in the same cluster slot, each with its own TTL.
 
     `alive`: the owner's sign of life; `settled`: the newest settled tick; `schedule`: what servers
-    run the job by; `paused`: set by an operator.
+    run the job by; `paused`: set by an operator; `looked`: a server looked into the ledger lately.
     """
 
     alive: str
     settled: str
     schedule: str
     paused: str
+    looked: str
 
 
 def companions(key: str) -> Companions:

@@ -330,7 +330,8 @@ class LockManager:
         keys = [k for key, _ in jobs for k in (check_key(key), *companions(key))]
         args = [schedule for _, schedule in jobs]
         sent_ms = self._clock.now_ms()
-        *rows, now_ms = await self._script(scripts.SURVEY, keys, [*args, _SCHEDULE_KEEP_MS])
+        times = (self._lease_ms, _SCHEDULE_KEEP_MS)
+        *rows, now_ms = await self._script(scripts.SURVEY, keys, [*args, *times])
         self.skew.compare(sent_ms, now_ms, "Redis's")
         return [read_survey(row) for row in rows]
 

@@ -79,7 +79,8 @@ def read_refusal(answer: list[Any]) -> Held | Done | Paused | Early:
 
 @dataclass(frozen=True)
 class Survey:
-    """What Redis knows of one job. `settled` is the newest settled tick, or None."""
+    """What Redis knows of one job. `settled` is the newest settled tick, or None; `look`: it is
+    this server's turn to look for silent runs in the ledger."""
 
     owner: str
     ttl_ms: int
@@ -87,6 +88,7 @@ class Survey:
     settled: int | None
     schedule: str
     paused: bool
+    look: bool
 
 
 def read_survey(row: list[Any]) -> Survey:
@@ -98,4 +100,5 @@ def read_survey(row: list[Any]) -> Survey:
         settled=int(row[3]) if row[3] else None,
         schedule=row[4].decode(errors="replace"),
         paused=bool(row[5]),
+        look=bool(row[6]),
     )
