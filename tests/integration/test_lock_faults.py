@@ -218,7 +218,7 @@ async def test_what_an_outage_left_unknown_is_given_back_by_one_task(
         assert all(isinstance(answer, LockUnavailable) for answer in answers)
         assert len(asyncio.all_tasks()) <= before + 1
         own_redis.resume()
-        await until(lambda: not locks._strays)
+        await until(lambda: not locks._strays._strays)
         assert own_redis.cli("keys", "*") == ""
 
 

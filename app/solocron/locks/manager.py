@@ -10,7 +10,6 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from redis.exceptions import NoScriptError
@@ -26,6 +25,7 @@ from solocron.locks.owned import Owned
 from solocron.locks.results import Claim, Granted, Held, Survey, read_refusal, read_survey
 from solocron.locks.skew import SkewGuard
 from solocron.locks.statistics import LockStatistics
+from solocron.locks.strays import Strays
 
 log = logging.getLogger("solocron.locks")
 
@@ -33,21 +33,6 @@ _T = TypeVar("_T")
 
 _PAUSE_MS = 30 * 24 * 3600 * 1000
 _SCHEDULE_KEEP_MS = 3_600_000
-_GIVE_BACK_PAUSES_S = (0.25, 2.0)  # the first, and the longest they grow to
-_LATE_CHECKS = 4
-
-
-@dataclass
-class _Stray:
-    """A grant that may exist although its asker is gone, until `until_s` (monotonic s).
-
-    `checks`: how often a "not ours" is not believed yet, because the request itself may still be
-    under way on a connection that was given up.
-    """
-
-    key: str
-    until_s: float
-    checks: int
 
 
 class LockManager:
@@ -80,22 +65,21 @@ class LockManager:
         self._keep_ms = check_ttl(keep_ms, "keep_ms")
         self._leases: dict[str, Lease] = {}
         self._owned = Owned()
-        self._strays: dict[str, _Stray] = {}
         self._background: set[asyncio.Task[Any]] = set()
+        self._strays = Strays(self._settle, self._own, clock)
         self._changed = asyncio.Event()
         self._identity = f"{socket.gethostname()[:100]}:{os.getpid()}"
         self._renewer: asyncio.Task[None] | None = None
-        self._closing = False
 
     async def __aenter__(self) -> Self:
-        self._closing = False
+        self._strays.closing = False
         if self._renewer is None:
             self._renewer = asyncio.create_task(self._renew_forever(), name="lease-renewal")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Await background releases, stop renewing, close the connection. Safe to call twice."""
-        self._closing = True
+        self._strays.closing = True
         while self._background:
             await asyncio.wait(self._background)
         if self._renewer is not None:
@@ -204,8 +188,8 @@ class LockManager:
             raise
         except (asyncio.CancelledError, LockUnavailable) as error:
             # Whether it was granted is unknown: give back what may be ours.
-            checks = _LATE_CHECKS if isinstance(error, LockUnavailable) else 0
-            self._give_back(token, _Stray(key, sent_at + lease / 1000, checks))
+            late = isinstance(error, LockUnavailable)
+            self._strays.add(key, token, until_s=sent_at + lease / 1000, late=late)
             self.statistics.of(key).unavailable += isinstance(error, LockUnavailable)
             raise
         self.skew.compare(sent_ms, answer[-1], "Redis's")
@@ -219,42 +203,6 @@ class LockManager:
             claim = read_refusal(answer)
         self.statistics.claimed(key, claim)
         return claim
-
-    def _give_back(self, token: str, stray: _Stray) -> None:
-        self._strays[token] = stray
-        if len(self._strays) == 1:
-            self._own(self._give_back_strays())
-
-    async def _give_back_strays(self) -> None:
-        """One task for all of them, so that an outage is not met with a crowd of reconnects."""
-        first, longest = _GIVE_BACK_PAUSES_S
-        pause = first
-        while self._strays:
-            try:
-                for token in list(self._strays):
-                    await self._give_back_one(token)
-                pause = first
-            except LockUnavailable:
-                pause = min(2 * pause, longest)
-            if self._closing:
-                self._strays.clear()
-            now = self._clock.monotonic()
-            for token in [t for t, stray in self._strays.items() if stray.until_s <= now]:
-                del self._strays[token]
-            if self._strays:
-                await asyncio.sleep(pause)
-
-    async def _give_back_one(self, token: str) -> None:
-        stray = self._strays[token]
-        try:
-            freed = await self._settle(stray.key, token)
-        except LockUnavailable:
-            stray.checks = _LATE_CHECKS
-            raise
-        if freed or stray.checks == 0:
-            del self._strays[token]
-        else:
-            stray.checks -= 1
 
     async def _settle(self, key: str, token: str, tick: int = -1, covers: int = -1) -> bool:
         beside = companions(check_key(key))
