@@ -25,7 +25,6 @@ from solocron.storage.runs import RunKey, RunLedger
 log = logging.getLogger("solocron.cron")
 
 _MAX_TICKS_PER_CLAIM = 1000
-_FINISH_PAUSES_S = (0.2, 1.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -205,9 +204,6 @@ class Runner:
             run.log.error("The %s cron stopped: %s", job.title, lost)
             await asyncio.shield(self._hand_over(run))
             return Outcome("lost", str(lost), run.attempt)
-        except StorageUnavailable as lost:
-            run.log.error("The %s cron's outcome could not be written: %s", job.title, lost)
-            return Outcome("lost", str(lost), run.attempt)
         except asyncio.CancelledError:
             await asyncio.shield(self._hand_over(run))
             raise
@@ -250,19 +246,11 @@ class Runner:
     async def _finish(
         self, job: Job, run: Run, counts: Mapping[str, int], error: str | None, duration_ms: int
     ) -> Outcome:
-        """Write the end of the run, trying again through a short outage of the database."""
-        for pause in (*_FINISH_PAUSES_S, None):
-            try:
-                current = await self._ledger.finish(
-                    run.key, now_ms=int(self._clock.now_ms()), duration_ms=duration_ms,
-                    result=counts, error=error,
-                )  # fmt: skip
-                break
-            except StorageUnavailable:
-                if pause is None:
-                    raise
-                await asyncio.sleep(pause)
-        if not current:
+        """Write the end of the run."""
+        if not await self._ledger.finish(
+            run.key, now_ms=int(self._clock.now_ms()), duration_ms=duration_ms,
+            result=counts, error=error,
+        ):  # fmt: skip
             raise LeaseLost(f"attempt {run.attempt} of {run.job} was superseded")
         fields = {"duration_ms": duration_ms, **counts}
         if error is not None:
@@ -287,14 +275,14 @@ class Runner:
     async def _beat(self, run: Run) -> None:
         """Extend the ledger's lease at a third of it; the run is lost when it was superseded.
         A fallback run has no other lease."""
-        due = self._clock.monotonic()
+        sent_at = self._clock.monotonic()
         while True:
-            due += self._lease_ms / 3000
+            due = sent_at + self._lease_ms / 3000
             await asyncio.sleep(max(0.0, due - self._clock.monotonic()))
-            sent_at = self._clock.monotonic()
-            key = run.key
             try:
-                current = await self._ledger.heartbeat(key, self._lease_ms)
+                async with run.turn:  # else it waits, with a connection, for the body's row lock
+                    sent_at, key = self._clock.monotonic(), run.key
+                    current = await self._ledger.heartbeat(key, self._lease_ms)
             except StorageUnavailable:
                 continue
             if current and run.fallback:
