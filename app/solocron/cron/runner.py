@@ -69,6 +69,7 @@ class Runner:
         self._clock = clock
         self._owner = owner
         self._lease_ms = lease_ms
+        self._waiting: set[str] = set()
         self.alarm = LockAlarm()
 
     async def run_tick(self, job: Job, tick: int, *, origin: str = "schedule") -> Outcome:
@@ -168,7 +169,17 @@ class Runner:
         except LeaseLost as lost:
             return Outcome("lost", str(lost)), newest
         except StorageUnavailable as error:
+            self._note_waiting(job, error)
             return Outcome("skipped", "database-down", detail=str(error)), newest
+
+    def _note_waiting(self, job: Job, error: StorageUnavailable) -> None:
+        """Say once why the job waits; a database that is gone says so itself."""
+        if job.name not in self._waiting and not self._ledger.is_lost:
+            self._waiting.add(job.name)
+            log.warning(
+                "The %s cron waits for the database: %s", job.title, error,
+                extra={"job": job.name},
+            )  # fmt: skip
 
     async def _due(self, job: Job, tick: int, settled: int, fallback: bool) -> list[int]:
         unfinished = await self._ledger.unfinished(
@@ -187,6 +198,7 @@ class Runner:
             job.name, tick, owner=self._owner, now_ms=int(self._clock.now_ms()),
             lease_ms=self._lease_ms, max_attempts=job.attempts, origin=origin, fallback=fallback,
         )  # fmt: skip
+        self._waiting.discard(job.name)
         if verdict.kind != "run":
             return Outcome("skipped", verdict.kind, verdict.attempt, detail=verdict.owner)
         run = Run(
@@ -314,7 +326,7 @@ def _log_skip(job: Job, tick: int, skipped: Outcome) -> None:
     fields = {"job": job.name, "tick": tick, "reason": skipped.reason, "detail": skipped.detail}
     if skipped.reason in ("held", "overlap", "done"):
         log.info("Another server is running the %s cron, skipping.", job.title, extra=fields)
-    elif skipped.reason == "database-down":  # said once by the database itself
+    elif skipped.reason == "database-down":  # has been said once
         log.debug("The %s cron waits for the database.", job.title, extra=fields)
     else:
         log.warning("Skipping the %s cron: %s.", job.title, skipped.reason, extra=fields)

@@ -74,6 +74,11 @@ class RunLedger:
         self._database = database
         self._bodies = asyncio.Semaphore(POOL_SIZE - _RESERVE)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the database is gone (its log says so)."""
+        return self._database.is_lost
+
     async def begin(
         self,
         job: str,
