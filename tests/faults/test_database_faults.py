@@ -1,92 +1,33 @@
-"""PostgreSQL fails in mid-run: a link is cut, a commit's reply is lost, a transaction is refused.
-Whatever happened, the run's effects are there once, and nothing is half done."""
+"""PostgreSQL is cut off in mid-run, or a commit's reply is lost. Whatever happened, the run's
+effects are there once, and nothing is half done."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from conftest import RedisServer, execute
-from proxy import Proxy
+from conftest import RedisServer
+from run_world import World, latest, world_at, write
 from shops import closings, open_shops, still_open
 from solocron.clock import SystemClock
-from solocron.cron.job import Body, Job
 from solocron.cron.run import Run
-from solocron.cron.runner import Outcome, Runner
-from solocron.cron.ticks import Calendar
-from solocron.errors import StorageUnavailable
-from solocron.locks.manager import LockManager
-from solocron.storage.engine import Database
+from solocron.errors import StaleAttempt, StorageUnavailable
 from solocron.storage.outbox import Notification
-from solocron.storage.runs import RunKey, RunLedger
+from solocron.storage.runs import RunLedger
 from solocron.stores.auto_close import AutoClose
 from solocron.stores.repository import StoreRepository
-from workers import effects, prepare, until
+from workers import until
 
-CALENDAR = Calendar("* * * * *")
 TICK = 1_800_000_000_000
-
-
-def job(body: Body, name: str = "one", **options: Any) -> Job:
-    return Job(name=name, calendar=CALENDAR, body=body, backoff_ms=1, **options)
-
-
-def latest() -> int:
-    tick = CALENDAR.latest_at(SystemClock().now_ms())
-    assert tick is not None
-    return tick
-
-
-async def write(connection: AsyncConnection, run: Run, what: str = "w") -> None:
-    row = {"tick": run.tick, "what": what}
-    await connection.execute(text("INSERT INTO effects (tick, worker) VALUES (:tick, :what)"), row)
-
-
-@dataclass
-class World:
-    """A server whose database is behind `proxy`; `direct` is the same database without it."""
-
-    proxy: Proxy
-    direct: Database
-    database: Database
-    ledger: RunLedger
-    locks: LockManager
-
-    def runner(self, lease_ms: int = 5000, database: Database | None = None) -> Runner:
-        ledger = RunLedger(database) if database else self.ledger
-        return Runner(
-            locks=self.locks, ledger=ledger, clock=SystemClock(), owner="w", lease_ms=lease_ms
-        )
-
-    async def run(self, body: Body, lease_ms: int = 5000, **options: Any) -> Outcome:
-        async with asyncio.timeout(60):
-            return await self.runner(lease_ms).run_tick(job(body, **options), latest())
-
-    async def written(self) -> list[str]:
-        return [what for _, what in await effects(self.direct)]
-
-    async def row(self) -> tuple[int, str]:
-        (row,) = await RunLedger(self.direct).history()
-        return row["attempt"], row["state"]
 
 
 @pytest.fixture
 async def world(redis_server: RedisServer, postgres_url: str) -> AsyncIterator[World]:
-    direct = await prepare(postgres_url)
-    async with (
-        Proxy.to_postgres(postgres_url) as proxy,
-        LockManager(redis_server.url, clock=SystemClock()) as locks,
-    ):
-        database = Database(proxy.postgres_url(postgres_url))
-        yield World(proxy, direct, database, RunLedger(database), locks)
-        await database.close()
-    await direct.close()
+    async with world_at(postgres_url, redis_server.url) as world:
+        yield world
 
 
 # -- the link is cut -----------------------------------------------------------------------
@@ -248,6 +189,39 @@ async def test_effects_are_known_when_the_database_is_back(world: World) -> None
     assert await world.written() == ["w"]
 
 
+async def test_effects_that_a_takeover_overtook_are_no_success(world: World) -> None:
+    """Whether they were committed is then the successor's to see, not this attempt's."""
+
+    async def body(run: Run) -> None:
+        with pytest.raises(StaleAttempt):
+            async with run.transaction() as connection:
+                await write(connection, run)
+                world.proxy.lose_reply_to(b"COMMIT")
+                overtaken.append(asyncio.create_task(overtake()))
+        raised.set()
+
+    async def overtake() -> None:
+        while not world.proxy.lost:
+            await asyncio.sleep(0)
+        await world.proxy.down()
+        other = RunLedger(world.direct)
+
+        async def begun() -> bool:
+            verdict = await other.begin(
+                "one", tick, owner="other", now_ms=TICK, lease_ms=60_000, max_attempts=3
+            )
+            return verdict.kind == "run"
+
+        await until(begun)
+        await world.proxy.up()
+
+    tick, overtaken, raised = latest(), list[asyncio.Task[None]](), asyncio.Event()
+    outcome = await world.run(body, lease_ms=1500)
+    await asyncio.gather(*overtaken)
+    assert (outcome.state, outcome.attempt, raised.is_set()) == ("lost", 1, True)
+    assert await world.row() == (2, "running")
+
+
 async def test_a_lost_transaction_beside_a_committed_one_is_told_apart(world: World) -> None:
     """Two transactions of one run, of which one never reached its commit."""
     told: list[str] = []
@@ -308,109 +282,3 @@ async def test_each_batch_of_stores_whose_reply_is_lost_is_told_of_once(world: W
     assert sorted((each.store_id, each.seq) for each in told) == [(shop, 1) for shop in shops]
     assert await closings(world.direct) == [(shop, 1) for shop in shops]
     assert await still_open(world.direct) == 0
-
-
-# -- PostgreSQL refuses --------------------------------------------------------------------
-
-
-async def test_the_victim_of_a_deadlock_is_tried_again(world: World) -> None:
-    both = asyncio.Barrier(2)
-    add = text("UPDATE accounts SET n = n + 1 WHERE id = :id")
-    async with world.direct.begin() as connection:
-        await connection.execute(text("CREATE TABLE accounts (id INT PRIMARY KEY, n INT)"))
-        await connection.execute(text("INSERT INTO accounts VALUES (1, 0), (2, 0)"))
-
-    async def run(name: str, order: tuple[int, int]) -> Outcome:
-        async def body(run: Run) -> None:
-            async with run.transaction() as connection:
-                await connection.execute(add, {"id": order[0]})
-                if run.attempt == 1:
-                    await both.wait()
-                await connection.execute(add, {"id": order[1]})
-
-        return await world.run(body, name=name)
-
-    outcomes = await asyncio.gather(run("up", (1, 2)), run("down", (2, 1)))
-    assert [each.state for each in outcomes] == ["succeeded"] * 2
-    assert sorted(each.attempt for each in outcomes) == [1, 2]
-    async with world.direct.connect() as connection:
-        counts = (await connection.execute(text("SELECT n FROM accounts"))).scalars()
-        assert list(counts) == [2, 2]
-
-
-async def test_serialization_failures_are_tried_again(world: World, postgres_url: str) -> None:
-    """Two runs that each read what the other writes: one has to go again."""
-    name = postgres_url.partition("?")[0].rpartition("/")[2]
-    await asyncio.to_thread(
-        execute, postgres_url,
-        f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'",
-    )  # fmt: skip
-    both = asyncio.Barrier(2)
-    count = text("SELECT count(*) FROM effects")
-
-    async def run(name: str) -> Outcome:
-        async def body(run: Run) -> None:
-            async with run.transaction() as connection:
-                found = (await connection.execute(count)).scalar_one()
-                if run.attempt == 1:
-                    await both.wait()
-                await write(connection, run, f"saw {found}")
-
-        return await world.run(body, name=name)
-
-    outcomes = await asyncio.gather(run("a"), run("b"))
-    assert [each.state for each in outcomes] == ["succeeded"] * 2
-    assert sorted(each.attempt for each in outcomes) == [1, 2]
-    assert sorted(await world.written()) == ["saw 0", "saw 1"]
-
-
-async def test_the_ledger_admits_one_of_many_that_cannot_be_serialized(
-    world: World, postgres_url: str
-) -> None:
-    name = postgres_url.partition("?")[0].rpartition("/")[2]
-    await asyncio.to_thread(
-        execute, postgres_url,
-        f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'",
-    )  # fmt: skip
-    begun = await asyncio.gather(
-        *(
-            world.ledger.begin(
-                "one", TICK, owner=f"w{n}", now_ms=TICK, lease_ms=60_000, max_attempts=3
-            )
-            for n in range(8)
-        )
-    )
-    assert sorted(each.kind for each in begun) == ["held"] * 7 + ["run"]
-    key = RunKey("one", TICK, 1)
-    beats = (world.ledger.heartbeat(key, 60_000) for _ in range(4))
-    ends = (world.ledger.finish(key, now_ms=TICK, duration_ms=1) for _ in range(4))
-    done = await asyncio.gather(*beats, *ends, return_exceptions=True)
-    assert done[4:] == [True] * 4
-
-
-# -- every connection is in use ------------------------------------------------------------
-
-
-async def test_bodies_that_hold_every_connection_take_no_run_from_another(
-    own_redis: RedisServer, world: World
-) -> None:
-    """Without Redis a heartbeat is a run's only lease."""
-    own_redis.stop()
-
-    async def busy(run: Run) -> None:
-        for _ in range(3):
-            async with run.transaction() as connection:
-                await asyncio.sleep(1.8)
-                await write(connection, run)
-
-    async def quiet(run: Run) -> None:
-        await asyncio.sleep(7)
-
-    async with LockManager(own_redis.url, clock=SystemClock(), deadline_s=0.2) as locks:
-        world.locks = locks
-        jobs = [(quiet, f"quiet-{n}") for n in range(3)] + [(busy, f"busy-{n}") for n in range(12)]
-        outcomes = await asyncio.gather(
-            *(world.run(body, lease_ms=4000, name=name) for body, name in jobs)
-        )
-    assert [(each.state, each.attempt) for each in outcomes] == [("succeeded", 1)] * 15
-    assert len(await world.written()) == 36
