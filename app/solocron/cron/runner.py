@@ -169,11 +169,10 @@ class Runner:
         except LeaseLost as lost:
             return Outcome("lost", str(lost)), newest
         except StorageUnavailable as error:
-            self._note_waiting(job, error)
             return Outcome("skipped", "database-down", detail=str(error)), newest
 
     def _note_waiting(self, job: Job, error: StorageUnavailable) -> None:
-        """Say once why the job waits; a database that is gone says so itself."""
+        """Say once that the database is there and takes no run; one that is gone says so itself."""
         if job.name not in self._waiting and not self._ledger.is_lost:
             self._waiting.add(job.name)
             log.warning(
@@ -194,10 +193,15 @@ class Runner:
         self, job: Job, tick: int, lease: Lease, origin: str, fallback: bool
     ) -> Outcome:
         """Ask the ledger for one tick and run it. Raises StorageUnavailable before it began."""
-        verdict = await self._ledger.begin(
-            job.name, tick, owner=self._owner, now_ms=int(self._clock.now_ms()),
-            lease_ms=self._lease_ms, max_attempts=job.attempts, origin=origin, fallback=fallback,
-        )  # fmt: skip
+        try:
+            verdict = await self._ledger.begin(
+                job.name, tick, owner=self._owner, now_ms=int(self._clock.now_ms()),
+                lease_ms=self._lease_ms, max_attempts=job.attempts, origin=origin,
+                fallback=fallback,
+            )  # fmt: skip
+        except StorageUnavailable as down:
+            self._note_waiting(job, down)
+            raise
         self._waiting.discard(job.name)
         if verdict.kind != "run":
             return Outcome("skipped", verdict.kind, verdict.attempt, detail=verdict.owner)

@@ -36,6 +36,7 @@ log = logging.getLogger("solocron.storage")
 
 _MAX_ERROR = 2000
 _PAUSES_S = (0.2, 1.0, 3.0)
+_PATIENCE_S = 5.0
 _RESERVE = 2  # connections that bodies leave to the ledger: a heartbeat may not wait for them
 
 _T = TypeVar("_T")
@@ -299,12 +300,17 @@ class RunLedger:
 
 
 async def _patiently(operation: Callable[[], Awaitable[_T]]) -> _T:
-    """Try again, for a few seconds, what may be done twice."""
+    """Try again, for a few seconds, what may be done twice; not after a wait for a lock or a
+    connection that was as long."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _PATIENCE_S
     for pause in _PAUSES_S:
         try:
             return await operation()
         except StorageUnavailable:
-            await asyncio.sleep(pause)
+            if loop.time() + pause > until:
+                raise
+        await asyncio.sleep(pause)
     return await operation()
 
 
