@@ -123,3 +123,33 @@ async def test_bodies_that_hold_every_connection_take_no_run_from_another(
         )
     assert [(each.state, each.attempt) for each in outcomes] == [("succeeded", 1)] * 15
     assert len(await world.written()) == 36
+
+
+async def test_a_heartbeat_does_not_wait_for_the_lock_of_its_own_run(world: World) -> None:
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    found: list[int] = []
+
+    async def body(run: Run) -> None:
+        async with run.transaction():
+            await asyncio.sleep(0.5)  # one is due after 0.3 s
+            async with world.direct.connect() as connection:
+                found.append((await connection.execute(waiting)).scalar_one())
+
+    assert (await world.run(body, lease_ms=900)).state == "succeeded"
+    assert found == [0]
+
+
+async def test_bodies_leave_two_connections_to_the_ledger(world: World) -> None:
+    most = now = 0
+
+    async def body(run: Run) -> None:
+        nonlocal most, now
+        async with run.transaction():
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0.5)
+            now -= 1
+
+    outcomes = await asyncio.gather(*(world.run(body, name=f"job-{n}") for n in range(12)))
+    assert [each.state for each in outcomes] == ["succeeded"] * 12
+    assert most == 8
