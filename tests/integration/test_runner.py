@@ -144,6 +144,20 @@ async def test_a_cancelled_run_is_handed_over(locks: LockManager, database: Data
     assert (outcome.state, outcome.attempt) == ("succeeded", 2)
 
 
+async def test_a_transaction_inside_another_of_its_run_is_refused(
+    locks: LockManager, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("solocron.cron.run._TURN_S", 0.1)
+
+    async def body(run: Run) -> None:
+        async with run.transaction(), run.transaction():
+            pass
+
+    outcome = await runner(locks, database).run_tick(job(body, attempts=1), latest())
+    assert outcome.state == "failed"
+    assert "end it first, or use its connection" in (outcome.reason or "")
+
+
 @pytest.mark.parametrize(
     "wrong", [{"ttl_ms": 0}, {"overlap": "maybe"}, {"attempts": 0}, {"catch_up_ms": -1}]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
@@ -9,8 +10,11 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from solocron.errors import StorageUnavailable
 from solocron.locks.lease import Lease
 from solocron.storage.runs import RunKey, RunLedger
+
+_TURN_S = 5.0
 
 
 class RunLog(logging.LoggerAdapter[logging.Logger]):
@@ -25,12 +29,14 @@ class RunLog(logging.LoggerAdapter[logging.Logger]):
 
 
 class Run:
-    """One attempt of one tick. `fallback` marks a run decided by the ledger without Redis."""
+    """One attempt of one tick. `fallback` marks a run decided by the ledger without Redis;
+    `turn` is held by whoever has the run's row in the ledger."""
 
     def __init__(self, key: RunKey, *, ledger: RunLedger, lease: Lease, fallback: bool) -> None:
         self.key = key
         self.lease = lease
         self.fallback = fallback
+        self.turn = asyncio.Lock()
         self._ledger = ledger
 
     @property
@@ -60,10 +66,28 @@ class Run:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """A database transaction that exists only while this attempt is current.
+        """A database transaction that exists only while this attempt is current; a run has one at
+        a time, and another waits up to 5 s for it.
 
-        Raises StaleAttempt (nothing is written), LeaseLost or StorageUnavailable.
+        When the reply to its commit is lost the ledger is asked, for as long as the lease lasts:
+        an end without an error was committed. Raises StaleAttempt, LeaseLost or, and then nothing
+        was written, StorageUnavailable.
         """
         self.ensure_leased()
-        async with self._ledger.fenced(self.key) as connection:
+        async with self._ledger.room(), self._turn(), self._ledger.fenced(self.key) as connection:
             yield connection
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(_TURN_S):
+                await self.turn.acquire()
+        except TimeoutError:
+            raise StorageUnavailable(
+                f"another transaction of {self.job} tick {self.tick} is open for {_TURN_S:.0f} s: "
+                "end it first, or use its connection"
+            ) from None
+        try:
+            yield
+        finally:
+            self.turn.release()

@@ -26,7 +26,6 @@ from solocron.storage.runs import RunKey, RunLedger
 log = logging.getLogger("solocron.cron")
 
 _MAX_TICKS_PER_CLAIM = 1000
-_FINISH_PAUSES_S = (0.2, 1.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ class Runner:
         self._clock = clock
         self._owner = owner
         self._lease_ms = lease_ms
+        self._waiting: set[str] = set()
         self.alarm = LockAlarm()
 
     async def run_tick(self, job: Job, tick: int, *, origin: str = "schedule") -> Outcome:
@@ -187,6 +187,15 @@ class Runner:
         skew.compare(sent_ms, theirs_ms, "the database's")
         return theirs_ms < skew.opens_ms(tick)
 
+    def _note_waiting(self, job: Job, error: StorageUnavailable) -> None:
+        """Say once that the database is there and takes no run; one that is gone says so itself."""
+        if job.name not in self._waiting and not self._ledger.is_lost:
+            self._waiting.add(job.name)
+            log.warning(
+                "The %s cron waits for the database: %s", job.title, error,
+                extra={"job": job.name},
+            )  # fmt: skip
+
     async def _due(self, job: Job, tick: int, settled: int, fallback: bool) -> list[int]:
         unfinished = await self._ledger.unfinished(
             job.name, since_ms=tick - job.catch_up_ms, before_ms=tick,
@@ -203,10 +212,16 @@ class Runner:
         self, job: Job, tick: int, lease: Lease, origin: str, fallback: bool
     ) -> Outcome:
         """Ask the ledger for one tick and run it. Raises StorageUnavailable before it began."""
-        verdict = await self._ledger.begin(
-            job.name, tick, owner=self._owner, now_ms=int(self._clock.now_ms()),
-            lease_ms=self._lease_ms, max_attempts=job.attempts, origin=origin, fallback=fallback,
-        )  # fmt: skip
+        try:
+            verdict = await self._ledger.begin(
+                job.name, tick, owner=self._owner, now_ms=int(self._clock.now_ms()),
+                lease_ms=self._lease_ms, max_attempts=job.attempts, origin=origin,
+                fallback=fallback,
+            )  # fmt: skip
+        except StorageUnavailable as down:
+            self._note_waiting(job, down)
+            raise
+        self._waiting.discard(job.name)
         if verdict.kind != "run":
             return Outcome("skipped", verdict.kind, verdict.attempt, detail=verdict.owner)
         run = Run(
@@ -223,9 +238,6 @@ class Runner:
         except LeaseLost as lost:
             run.log.error("The %s cron stopped: %s", job.title, lost)
             await asyncio.shield(self._hand_over(run, stopping=False))
-            return Outcome("lost", str(lost), run.attempt)
-        except StorageUnavailable as lost:
-            run.log.error("The %s cron's outcome could not be written: %s", job.title, lost)
             return Outcome("lost", str(lost), run.attempt)
         except asyncio.CancelledError:
             await asyncio.shield(self._hand_over(run, stopping=True))
@@ -269,19 +281,11 @@ class Runner:
     async def _finish(
         self, job: Job, run: Run, counts: Mapping[str, int], error: str | None, duration_ms: int
     ) -> Outcome:
-        """Write the end of the run, trying again through a short outage of the database."""
-        for pause in (*_FINISH_PAUSES_S, None):
-            try:
-                current = await self._ledger.finish(
-                    run.key, now_ms=int(self._clock.now_ms()), duration_ms=duration_ms,
-                    result=counts, error=error,
-                )  # fmt: skip
-                break
-            except StorageUnavailable:
-                if pause is None:
-                    raise
-                await asyncio.sleep(pause)
-        if not current:
+        """Write the end of the run."""
+        if not await self._ledger.finish(
+            run.key, now_ms=int(self._clock.now_ms()), duration_ms=duration_ms,
+            result=counts, error=error,
+        ):  # fmt: skip
             raise LeaseLost(f"attempt {run.attempt} of {run.job} was superseded")
         fields = {"duration_ms": duration_ms, **counts}
         if error is not None:
@@ -306,15 +310,14 @@ class Runner:
     async def _beat(self, run: Run) -> None:
         """Extend the ledger's lease at a third of it; the run is lost when it was superseded.
         A fallback run has no other lease."""
-        due = self._clock.monotonic()
+        sent_at = self._clock.monotonic()
         while True:
-            # Of the beats that a frozen process or a suspended machine missed, one is made up for.
-            due = max(due + self._lease_ms / 3000, self._clock.monotonic())
-            await asyncio.sleep(due - self._clock.monotonic())
-            sent_at = self._clock.monotonic()
-            key = run.key
+            due = sent_at + self._lease_ms / 3000
+            await asyncio.sleep(max(0.0, due - self._clock.monotonic()))
             try:
-                current = await self._ledger.heartbeat(key, self._lease_ms)
+                async with run.turn:  # else it waits, with a connection, for the body's row lock
+                    sent_at, key = self._clock.monotonic(), run.key
+                    current = await self._ledger.heartbeat(key, self._lease_ms)
             except StorageUnavailable:
                 continue
             if current and run.fallback:
@@ -356,7 +359,7 @@ def _log_skip(job: Job, tick: int, skipped: Outcome) -> None:
     fields = {"job": job.name, "tick": tick, "reason": skipped.reason, "detail": skipped.detail}
     if skipped.reason in ("held", "overlap", "done"):
         log.info("Another server is running the %s cron, skipping.", job.title, extra=fields)
-    elif skipped.reason in ("database-down", "clock-skew"):  # said once for all jobs
+    elif skipped.reason in ("database-down", "clock-skew"):  # has been said once
         log.debug("The %s cron waits: %s.", job.title, skipped.reason, extra=fields)
     else:
         log.warning("Skipping the %s cron: %s.", job.title, skipped.reason, extra=fields)

@@ -30,7 +30,9 @@ _T = TypeVar("_T")
 BUSY_TIMEOUT_MS = 5_000
 _LOCK_TIMEOUT_MS = 5_000
 _CONNECT_TIMEOUT_S = 2
-_POOL_TIMEOUT_S = 5
+POOL_SIZE = 10
+_POOL_KEPT = 5  # of them stay open
+POOL_TIMEOUT_S = 5
 
 # Answers of PostgreSQL that say nothing of the statement itself: a lock not had in time, a session
 # ended by the server (shut down, or idle in a transaction), a deadlock, a serialization failure,
@@ -282,8 +284,8 @@ def _postgres(url: URL, idle_ms: int) -> AsyncEngine:
     }
     try:
         return create_async_engine(
-            url, pool_size=5, max_overflow=5, pool_timeout=_POOL_TIMEOUT_S, pool_pre_ping=True,
-            hide_parameters=True,
+            url, pool_size=_POOL_KEPT, max_overflow=POOL_SIZE - _POOL_KEPT,
+            pool_timeout=POOL_TIMEOUT_S, pool_pre_ping=True, hide_parameters=True,
             connect_args={"timeout": _CONNECT_TIMEOUT_S, "server_settings": settings},
         )  # fmt: skip
     except ImportError:
@@ -294,7 +296,8 @@ def _postgres(url: URL, idle_ms: int) -> AsyncEngine:
 
 def _sqlite(url: URL) -> AsyncEngine:
     engine = create_async_engine(
-        url, pool_size=5, max_overflow=5, pool_timeout=_POOL_TIMEOUT_S, hide_parameters=True,
+        url, pool_size=_POOL_KEPT, max_overflow=POOL_SIZE - _POOL_KEPT,
+        pool_timeout=POOL_TIMEOUT_S, hide_parameters=True,
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
     )  # fmt: skip
 

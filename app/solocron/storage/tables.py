@@ -69,6 +69,7 @@ job_runs = Table(
     Column("duration_ms", BigInteger),
     Column("error", Text),
     Column("result", Text),
+    Column("stamp", String(32)),
 )
 
 # `due_at` is when a delivery may be taken (again): a claim's end, the next try, none when done.
