@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test demo setup clean
+.PHONY: test demo chaos setup clean
 
 setup: .venv/ready ## an environment with the pinned dependencies
 
@@ -20,6 +20,12 @@ test: setup ## formatting, lint, types, layers, then every test on real servers
 
 demo: setup ## three workers, a real Redis and a fast clock, until Ctrl-C
 	$(BIN)/solocron demo
+
+MINUTES ?= 2
+REDIS ?= standalone
+chaos: setup ## faults by the hundred; MINUTES, SEED, REDIS=standalone|sentinel|both, MUTATION
+	@PYTHONPATH=app:tests $(BIN)/python -m faults.campaign --minutes $(MINUTES) --redis $(REDIS) \
+		$(if $(SEED),--seed $(SEED)) $(if $(MUTATION),--mutation $(MUTATION)) $(ARGS)
 
 clean:
 	rm -rf .venv build dist
