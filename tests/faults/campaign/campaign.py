@@ -168,7 +168,8 @@ class Campaign:
     ) -> Facts:  # fmt: skip
         tables, left = await world.read(database), await world.backlog(database, last)
         return Facts(
-            first=world.FIRST, last=last, anchor_ms=self._anchor_ms - max(SKEWS_MS) / world.RATE, rate=world.RATE,
+            first=world.FIRST, last=last, rate=world.RATE,
+            anchor_ms=self._anchor_ms - max(SKEWS_MS) / world.RATE,
             step=world.STEP_MS, ledger=tables.ledger, effects=tables.effects,
             begins=fleet.begins, told=tables.told, counters=left.counters, table=tables.table,
             clients=[each.facts() for each in clients], unpublished=left.unpublished,
