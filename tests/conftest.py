@@ -48,15 +48,20 @@ def redis_binary(name: str = "redis-server") -> str:
 
 
 class RedisServer:
-    """A redis-server of the tests' own, that can be stopped, frozen and killed."""
+    """A redis-server of the tests' own, that can be stopped, frozen and killed; `options` are
+    more of its command line."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.host, self.port, self._folder = "127.0.0.1", free_port(), folder
         self.url = f"redis://{self.host}:{self.port}/0"
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self._frozen = False
 
     def start(self) -> None:
-        command = [redis_binary(), "--port", str(self.port), "--save", "", "--appendonly", "no"]
+        command = [redis_binary(), *self._options, "--port", str(self.port)]
+        if "--sentinel" not in self._options:
+            command += ["--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(
             [*command, "--dir", str(self._folder)], stdout=subprocess.DEVNULL
         )
@@ -72,15 +77,22 @@ class RedisServer:
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait(10)
-            self._process = None
+            self._process, self._frozen = None, False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and neither stopped nor frozen since."""
+        return self._process is not None and not self._frozen
 
     def pause(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        self._frozen = True
 
     def resume(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+        self._frozen = False
 
     def cli(self, *args: str) -> str:
         """What redis-cli prints for one command."""

@@ -23,8 +23,8 @@ class Server:
 
     def __init__(self, database: Database, redis_url: str) -> None:
         self.outbox = Outbox(database)
-        self.fanout = Fanout(redis_url, environment="", deadline_s=0.5)
-        self.hub = Hub(self.outbox, self.fanout, poll_s=0.1)
+        self.fanout = Fanout(redis_url, environment="", clock=SystemClock(), deadline_s=0.5)
+        self.hub = Hub(self.outbox, self.fanout, poll_s=0.1, audit_s=1.0)
         self.relay = Relay(self.outbox, self.fanout, self.hub, SystemClock(), sweep_s=0.2)
 
     @asynccontextmanager

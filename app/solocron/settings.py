@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError
-from solocron.locks.link import check_url
+from solocron.locks.address import as_cluster, check_url
 from solocron.storage.engine import parse_url
 from solocron.web.auth import check_secret
 
@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     redis_host: str = Field(default="127.0.0.1", validation_alias="REDIS_HOST")
     redis_port: int = Field(default=6379, validation_alias="REDIS_PORT", ge=1, le=65535)
     redis_password: SecretStr | None = Field(default=None, validation_alias="REDIS_PASSWORD")
+    redis_cluster: bool = Field(default=False, validation_alias="REDIS_CLUSTER")
     redis_deadline: float = Field(default=1.0, ge=0.05, le=60)
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///solocron.db"), validation_alias="DATABASE_URL"
@@ -144,7 +145,12 @@ class Settings(BaseSettings):
 
     @property
     def redis(self) -> str:
-        """The Redis URL: REDIS_URL, else one made of host, port and password."""
+        """The Redis URL: REDIS_URL, else one made of host, port and password; of a cluster, if
+        REDIS_CLUSTER says so."""
+        url = self._redis_url()
+        return as_cluster(url) if self.redis_cluster else url
+
+    def _redis_url(self) -> str:
         if self.redis_url is not None:
             return self.redis_url.get_secret_value()
         password = self.redis_password
@@ -235,6 +241,8 @@ def _wanted(field: str) -> str:
     info = Settings.model_fields[field]
     if words := get_args(info.annotation):
         return " or ".join(str(word) for word in words)
+    if info.annotation is bool:
+        return "1 or 0"
     limits = {type(each): each for each in info.metadata}
     if MaxLen in limits:
         return f"at most {limits[MaxLen].max_length} characters"

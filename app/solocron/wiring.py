@@ -65,8 +65,9 @@ def build(settings: Settings, clock: Clock) -> Parts:
     )
     ledger = RunLedger(database)
     fanout = Fanout(
-        settings.redis, environment=settings.environment, deadline_s=settings.redis_deadline
-    )
+        settings.redis, environment=settings.environment, clock=clock,
+        deadline_s=settings.redis_deadline,
+    )  # fmt: skip
     outbox = Outbox(database)
     hub = Hub(outbox, fanout)
     channels = Channels(

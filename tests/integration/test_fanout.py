@@ -15,6 +15,7 @@ import pytest
 import solocron
 from conftest import RedisServer
 from proxy import Proxy
+from solocron.clock import SystemClock
 from solocron.errors import ConfigError
 from solocron.notifications.fanout import MAX_EVENT, Fanout
 
@@ -23,7 +24,9 @@ class Side:
     """One server's end of the fanout, and what it heard."""
 
     def __init__(self, url: str, keepalive_s: float = 5.0) -> None:
-        self.fanout = Fanout(url, environment="", deadline_s=0.5, keepalive_s=keepalive_s)
+        self.fanout = Fanout(
+            url, environment="", clock=SystemClock(), deadline_s=0.5, keepalive_s=keepalive_s
+        )
         self.heard: list[tuple[str, int, bytes]] = []
         self.changes = 0
 
@@ -271,7 +274,7 @@ async def test_options_in_the_url_do_not_break_the_reader(
 
 def test_a_url_of_no_use_is_named() -> None:
     with pytest.raises(ConfigError, match="REDIS_URL"):
-        Fanout("http://x", environment="", deadline_s=1)
+        Fanout("http://x", environment="", clock=SystemClock(), deadline_s=1)
 
 
 def test_nothing_in_the_package_waits_with_wait_for() -> None:

@@ -11,13 +11,14 @@ import uuid
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from redis.exceptions import NoScriptError
 
 from solocron.clock import Clock, SystemClock
 from solocron.errors import LockNotAcquired, LockReadOnly, LockUnavailable
 from solocron.locks import scripts
+from solocron.locks.cluster import make_link
 from solocron.locks.keys import check_key, check_ttl, companions
 from solocron.locks.lease import Lease
 from solocron.locks.link import RedisLink
@@ -26,6 +27,8 @@ from solocron.locks.results import Claim, Granted, Held, Survey, read_refusal, r
 from solocron.locks.statistics import LockStatistics
 
 log = logging.getLogger("solocron.locks")
+
+_T = TypeVar("_T")
 
 _PAUSE_MS = 30 * 24 * 3600 * 1000
 _SCHEDULE_KEEP_MS = 3_600_000
@@ -63,7 +66,10 @@ class LockManager:
         keep_ms: int = 2 * 24 * 3600 * 1000,
     ) -> None:
         clock = clock or SystemClock()
-        self.link = RedisLink(url, clock=clock, deadline_s=deadline_s, scripts=scripts.ALL)
+        self.link = make_link(
+            url, clock=clock, deadline_s=deadline_s, scripts=scripts.ALL,
+            purpose="distributed locks",
+        )  # fmt: skip
         self.statistics = LockStatistics()
         self._clock = clock
         self._lease_ms = check_ttl(lease_ms, "lease_ms")
@@ -127,7 +133,7 @@ class LockManager:
 
     async def is_locked(self, key: str) -> bool:
         """Whether anybody holds the lock. Raises LockUnavailable when Redis gives no answer."""
-        return bool(await self.link.call("EXISTS", check_key(key)))
+        return bool(await self.link.call("EXISTS", check_key(key), key=key))
 
     # -- leases --------------------------------------------------------------------------
 
@@ -277,7 +283,8 @@ class LockManager:
                         await self._changed.wait()
                 continue
             try:
-                await self._renew(list(self._leases.values()))
+                groups = self._together(list(self._leases.values()))
+                await asyncio.gather(*map(self._renew, groups))
             except Exception:  # the leases end by their deadlines; the next round tries again
                 log.exception("renewal failed")
 
@@ -309,48 +316,49 @@ class LockManager:
 
     async def survey(self, jobs: Sequence[tuple[str, str]]) -> list[Survey]:
         """What Redis knows of each (lock key, schedule), in one round trip."""
-        if not jobs:
-            return []
+        found = await asyncio.gather(*map(self._survey, self._together(jobs)))
+        return [survey for group in found for survey in group]
+
+    async def _survey(self, jobs: Sequence[tuple[str, str]]) -> list[Survey]:
         keys = [k for key, _ in jobs for k in (check_key(key), *companions(key))]
         args = [schedule for _, schedule in jobs]
         rows = await self._script(scripts.SURVEY, keys, [*args, _SCHEDULE_KEEP_MS])
         return [read_survey(row) for row in rows]
 
+    def _together(self, items: Sequence[_T]) -> Sequence[Sequence[_T]]:
+        """What one script may take: all, but on a cluster one job's keys."""
+        return [[each] for each in items] if self.link.splits else [items] if items else []
+
     async def locks(self, limit: int = 1000) -> list[dict[str, Any]]:
         """The locks now held (at most `limit`): key, owner, ttl_ms, ours (this process's)."""
-        found: dict[bytes, dict[str, Any]] = {}
-        cursor = b"0"
-        while True:
-            cursor, page = await self.link.call("SCAN", cursor, "MATCH", "cron:*", "COUNT", 500)
-            keys = [key for key in dict.fromkeys(page) if key not in found]
-            owners = await self.link.call("MGET", *keys) if keys else []
-            for key, value in zip(keys, owners, strict=True):
-                if value is None:
-                    continue  # freed meanwhile, or no lock but a key of another type
-                owner = value.decode(errors="replace")
-                found[key] = {
-                    "key": key.decode(errors="replace"),
-                    "owner": owner[:300],
-                    "ttl_ms": int(await self.link.call("PTTL", key)),
-                    "ours": owner in self._leases or owner in self._owned,
-                }
-                if len(found) >= limit:
+        found: dict[bytes, tuple[str, int]] = {}
+        for server in await self.link.servers():
+            cursor = b"0"
+            while len(found) < limit:
+                cursor, keys = await server.call("SCAN", cursor, "MATCH", "cron:*", "COUNT", 500)
+                found.update(await _owners(server, keys))
+                if int(cursor) == 0:
                     break
-            if int(cursor) == 0 or len(found) >= limit:
-                return sorted(found.values(), key=lambda lock: str(lock["key"]))
+        return [
+            {
+                "key": key.decode(errors="replace"), "owner": owner[:300], "ttl_ms": ttl_ms,
+                "ours": owner in self._leases or owner in self._owned,
+            }
+            for key, (owner, ttl_ms) in sorted(found.items())[:limit]
+        ]  # fmt: skip
 
     async def unlock(self, key: str) -> bool:
         """Delete a lock whoever holds it (an operator's act); its owner's lease is lost."""
-        return bool(await self.link.call("DEL", check_key(key), companions(key).alive))
+        return bool(await self.link.call("DEL", check_key(key), companions(key).alive, key=key))
 
     async def pause(self, key: str, *, ttl_ms: int = _PAUSE_MS) -> None:
         """Let no tick of the job be claimed for `ttl_ms` (at most, and unless told, 30 days)."""
         ttl = check_ttl(ttl_ms, at_most_ms=_PAUSE_MS)
-        await self.link.call("SET", companions(check_key(key)).paused, "1", "PX", ttl)
+        await self.link.call("SET", companions(check_key(key)).paused, "1", "PX", ttl, key=key)
 
     async def resume(self, key: str) -> bool:
         """End a pause; False when there was none."""
-        return bool(await self.link.call("DEL", companions(check_key(key)).paused))
+        return bool(await self.link.call("DEL", companions(check_key(key)).paused, key=key))
 
     # -- plumbing ------------------------------------------------------------------------
 
@@ -363,6 +371,19 @@ class LockManager:
     async def _script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
         sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         try:
-            return await self.link.call("EVALSHA", sha, len(keys), *keys, *args)
+            return await self.link.call("EVALSHA", sha, len(keys), *keys, *args, key=keys[0])
         except NoScriptError:  # SCRIPT FLUSH or a restart since the connection was made
-            return await self.link.call("EVAL", script, len(keys), *keys, *args)
+            return await self.link.call("EVAL", script, len(keys), *keys, *args, key=keys[0])
+
+
+async def _owners(server: RedisLink, keys: Sequence[bytes]) -> dict[bytes, tuple[str, int]]:
+    """(owner, ttl in ms) of each lock among keys of one server."""
+    if not keys:
+        return {}
+    owners = await server.call_all([("MGET", key) for key in keys])  # GET fails for other types
+    ttls = await server.call_all([("PTTL", key) for key in keys])
+    return {
+        key: (owner.decode(errors="replace"), int(ttl))
+        for key, (owner,), ttl in zip(keys, owners, ttls, strict=True)
+        if owner is not None  # freed meanwhile, or no lock but a key of another type
+    }

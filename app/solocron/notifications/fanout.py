@@ -13,19 +13,20 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
-from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from solocron.locks.link import check_url
+from solocron.clock import Clock
+from solocron.errors import LockUnavailable
+from solocron.locks.address import parse_address
+from solocron.locks.cluster import make_link
+from solocron.locks.connector import Connector
 
 log = logging.getLogger("solocron.notifications")
 
 MAX_EVENT = 256 * 1024
 _CHANNELS_PER_COMMAND = 1000
-_MESSAGES_PER_PIPELINE = 500
+_MESSAGES_PER_WRITE = 500
 _RECONNECT_S = (0.1, 1.0)
 
 Deliver = Callable[[str, int, bytes], None]
@@ -39,18 +40,11 @@ class Fanout:
     """
 
     def __init__(
-        self, url: str, *, environment: str, deadline_s: float, keepalive_s: float = 5.0
-    ) -> None:
-        check_url(url)
-        self._pool = ConnectionPool.from_url(url)
-        # Set behind the URL's own options. No `socket_timeout`: with one the library writes under
-        # `asyncio.wait_for`, which on Python 3.11 can swallow a cancellation; the deadline is kept
-        # here.
-        self._pool.connection_kwargs.update(
-            protocol=2, decode_responses=False, retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=deadline_s, socket_timeout=None, health_check_interval=0,
-        )  # fmt: skip
-        self._publisher = Redis.from_pool(self._pool)  # which it closes
+        self, url: str, *, environment: str, clock: Clock, deadline_s: float,
+        keepalive_s: float = 5.0,
+    ) -> None:  # fmt: skip
+        self._publisher = make_link(url, clock=clock, deadline_s=deadline_s)
+        self._connector = Connector(parse_address(url), deadline_s=deadline_s)
         self._prefix = f"solocron:{environment}:notifications:".replace("::", ":")
         self._deadline_s = deadline_s
         self._keepalive_s = keepalive_s
@@ -67,13 +61,14 @@ class Fanout:
     async def publish(self, messages: Sequence[tuple[str, int, bytes]]) -> bool:
         """Publish (store, seq, event) in order; False when Redis did not take them all."""
         try:
-            for start in range(0, len(messages), _MESSAGES_PER_PIPELINE):
-                async with self._publisher.pipeline(transaction=False) as pipe:
-                    for store_id, seq, event in messages[start : start + _MESSAGES_PER_PIPELINE]:
-                        pipe.publish(self._prefix + store_id, b"%d %b" % (seq, event))
-                    async with asyncio.timeout(self._deadline_s):
-                        await pipe.execute()
-        except (RedisError, OSError, TimeoutError) as error:
+            for start in range(0, len(messages), _MESSAGES_PER_WRITE):
+                await self._publisher.call_all(
+                    [
+                        ("PUBLISH", self._prefix + store_id, b"%d %b" % (seq, event))
+                        for store_id, seq, event in messages[start : start + _MESSAGES_PER_WRITE]
+                    ]
+                )
+        except LockUnavailable as error:
             log.debug("not published: %s", error)
             return False
         return True
@@ -82,13 +77,12 @@ class Fanout:
         """Whether this server is the first to ask within the period; with `again`, whether its turn
         could be prolonged. False without Redis."""
         key = self._prefix + "*turn"  # no store has such an id
+        when = "XX" if again else "NX"
         try:
-            async with asyncio.timeout(self._deadline_s):
-                return bool(
-                    await self._publisher.set(key, "1", px=period_ms, nx=not again, xx=again)
-                )
-        except (RedisError, OSError, TimeoutError):
+            reply = await self._publisher.call("SET", key, "1", "PX", period_ms, when, key=key)
+        except LockUnavailable:
             return False
+        return reply is not None
 
     # -- subscribing -----------------------------------------------------------------------
 
@@ -143,13 +137,12 @@ class Fanout:
 
     async def close(self) -> None:
         """Close the publishing connections. Safe to call twice; a later publish connects anew."""
-        await self._publisher.aclose()
+        await self._publisher.close()
 
     async def _session(self, deliver: Deliver, on_change: Callable[[], None]) -> None:
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        async with asyncio.timeout(self._deadline_s):
+            connection = await self._connector.open()
         try:
-            async with asyncio.timeout(self._deadline_s):
-                await connection.connect()  # type: ignore[no-untyped-call]
             self._connection = connection
             self._broken.clear()
             async with asyncio.TaskGroup() as group:
