@@ -100,7 +100,10 @@ class Fleet:
         """Start all; returns when all serve."""
         for each in self.links:
             await each.up()
-        await asyncio.gather(*(self.start_one(number) for number in range(self.size)))
+        starts = (self.start_one(number) for number in range(self.size))
+        for outcome in await asyncio.gather(*starts, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     async def start_one(self, number: int) -> None:
         """A new process in this place; returns when it serves."""

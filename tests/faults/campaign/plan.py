@@ -47,7 +47,10 @@ KINDS = {
     STANDALONE: {
         **_ANYWHERE,
         "redis-lose-data": (0.1, 2.0),  # SIGKILL, and started empty
-        "zombie": (LEASE_S * 2.25, LEASE_S * 2.25),  # see `inject`: an owner that is passed and writes
+        "zombie": (
+            LEASE_S * 2.25,
+            LEASE_S * 2.25,
+        ),  # see `inject`: an owner that is passed and writes
     },
     SENTINEL: {
         **_ANYWHERE,
