@@ -20,7 +20,7 @@ from faults.campaign.plan import STANDALONE, plan
 from faults.campaign.redis_nodes import MASTER, SentinelSet
 
 # One of each way to fail, for a short campaign.
-_SOME = ("worker-kill", "worker-freeze", "redis-lose-data", "database-crash", "redis-silent",
+_SOME = ("owner-kill", "owner-freeze", "redis-lose-data", "database-crash", "redis-silent",
          "client-cut", "deploy")  # fmt: skip
 
 

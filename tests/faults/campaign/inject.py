@@ -8,6 +8,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 
 from redis.exceptions import RedisError
 
@@ -59,7 +60,7 @@ class Injector:
     def _targets(self, fault: Fault) -> list[str]:
         workers = [f"worker {n}" for n in range(self._fleet.size)]
         part, _, what = fault.kind.partition("-")
-        if fault.kind == "deploy":
+        if fault.kind == "deploy" or part == "owner":
             return workers
         if fault.kind == "zombie":
             links = [f"{kind} link {n}" for n in range(self._fleet.size)
@@ -85,6 +86,19 @@ class Injector:
         self._member(fault).signal(signal.SIGSTOP)
         await asyncio.sleep(fault.for_s)
         self._member(fault).signal(signal.SIGCONT)
+
+    async def _owner_kill(self, fault: Fault) -> None:
+        await self._worker_kill(await self._aimed(fault))
+
+    async def _owner_freeze(self, fault: Fault) -> None:
+        await self._worker_freeze(await self._aimed(fault))
+
+    async def _aimed(self, fault: Fault) -> Fault:
+        """The fault, aimed at the next worker that begins a tick, somewhere in its body."""
+        since = len(self._fleet.begins)
+        await self._fleet.saw(lambda: len(self._fleet.begins) > since, 5)
+        await asyncio.sleep(fault.size / 1000)
+        return replace(fault, target=self._newest_owner())
 
     async def _worker_clock(self, fault: Fault) -> None:
         await self._member(fault).order(step_ms=fault.size)

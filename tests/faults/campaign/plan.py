@@ -21,6 +21,8 @@ _QUIET_S = 1.5  # at the start, and between a fault and the next at the most
 _ANYWHERE = {
     "worker-kill": (0.2, 2.0),  # SIGKILL, and a new one after that time
     "worker-freeze": (LEASE_S * 1.2, LEASE_S * 2.5),  # SIGSTOP past its lease, SIGCONT
+    "owner-kill": (0.2, 2.0),  # the same for a worker that has just begun a tick
+    "owner-freeze": (LEASE_S * 1.2, LEASE_S * 2.5),
     "worker-clock": (1.0, 5.0),  # its clock is stepped, and back at the end
     "worker-hour": (1.0, 2.0),  # its clock is an hour slow for so long
     "deploy": (0.0, 0.0),  # every worker is stopped and replaced, one after the other
@@ -66,8 +68,8 @@ _REDIS_LINKS = ("redis-cut", "redis-down", "redis-delay", "redis-half-open", "re
 class Fault:
     """At `at_s` from the campaign's start something happens to `target` for `for_s`.
 
-    `target` counts workers, or nodes, or sentinels; `size` is the delay in s, or the clock's step
-    in ms.
+    `target` counts workers, or nodes, or sentinels; `size` is the delay in s, the clock's step
+    in ms, or how many ms after its begin an owner is hit.
     """
 
     at_s: float
@@ -110,6 +112,8 @@ def _fault(deal: random.Random, kind: str, at: float, topology: str, workers: in
     size = 0.0
     if kind.endswith("-delay"):
         size = round(deal.uniform(0.05, 0.6), 2)
+    elif kind.startswith("owner-"):
+        size = round(deal.uniform(0, 25), 1)
     elif kind == "worker-clock":
         size = deal.choice((-1, 1)) * round(deal.uniform(200, 2000))
     elif kind == "worker-hour":
