@@ -11,6 +11,8 @@ the first one `applied` changes stores. The rules, each of which turns the repor
   or a row that no attempt the ledger knows of can have written (a higher one than its last).
 - *stale write*: a row of an attempt that was written after a row of a later one. The run's row is
   locked while a body writes, so with the fence rows stand in the order of their attempts.
+- *stuck tick*: one that took effect later than any fault, its healing and a backlog can explain
+  (`STUCK_MS`): somebody waited for what would not come.
 - *strange tick*: a row for a time that the schedule does not have.
 - *torn effect*: the notifications of a tick that the table has are not those its applied row says
   it appended in the same transaction, or a store was told twice of one tick.
@@ -35,6 +37,7 @@ from typing import NamedTuple
 
 _TOLD = 5  # problems of a kind that are told in words
 LATE_MS = 1000.0
+STUCK_MS = 20_000.0
 
 
 class Effect(NamedTuple):
@@ -122,6 +125,7 @@ def check(facts: Facts) -> Report:
         "lost ticks": _lost(facts, window),
         "doubled effects": _doubled(facts),
         "stale writes": _stale(facts),
+        "stuck ticks": [f"{each:.0f} ms late" for each in lateness(facts) if each > STUCK_MS],
         "strange ticks": [
             f"tick {each}" for each in sorted({e.tick for e in facts.effects}) if each % facts.step
         ],
