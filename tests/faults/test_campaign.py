@@ -29,10 +29,11 @@ async def campaign(
 ) -> Result:
     faults = plan(seed, seconds, STANDALONE, only=only)
     assert {fault.kind for fault in faults} == set(only)
-    return await run(
-        Options(seed=seed, topology=STANDALONE, faults=faults, seconds=seconds, mutation=mutation),
-        say=print,
-    )
+    options = Options(
+        seed=seed, topology=STANDALONE, faults=faults, seconds=seconds, mutation=mutation,
+        settle_s=3 if mutation else 60,
+    )  # fmt: skip
+    return await run(options, say=print)
 
 
 def text(result: Result) -> str:
@@ -48,9 +49,9 @@ async def test_under_faults_no_tick_is_doubled_or_lost_and_no_notification_is_lo
 @pytest.mark.parametrize(
     ("mutation", "seconds", "flaw"),
     [
-        (mutations.NO_FENCE, 14, "stale writes"),
-        (mutations.NO_LEDGER_KEY, 8, "doubled effects"),
-        (mutations.NO_RESUME, 8, "lost notifications"),
+        (mutations.NO_FENCE, 12, "stale writes"),
+        (mutations.NO_LEDGER_KEY, 6, "doubled effects"),
+        (mutations.NO_RESUME, 5, "lost notifications"),
     ],
 )
 async def test_a_broken_service_is_found(mutation: str, seconds: float, flaw: str) -> None:

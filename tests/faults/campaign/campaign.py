@@ -71,6 +71,7 @@ class Campaign:
             durable = random.Random(options.seed).random() < 0.5
             self._redis = Standalone(folder, options.workers, durable=durable)
         self._anchor_ms = 0.0
+        self._first = world.EPOCH  # the window begins when all are up
         self._started = time.monotonic()
 
     async def run(self) -> Result:
@@ -86,12 +87,12 @@ class Campaign:
             fleet = self._new_fleet()
             stack.push_async_callback(fleet.stop)
             await fleet.start()
-            await asyncio.sleep(max(0.0, (self._anchor_ms - wall_ms()) / 1000))
+            self._first = self._tick_now() + world.STEP_MS
             return await self._run(database, fleet)
 
     def _new_fleet(self) -> Fleet:
         options = self._options
-        self._anchor_ms = wall_ms() + 1500 * options.workers  # the window begins when all are up
+        self._anchor_ms = wall_ms()
         return Fleet(
             self._folder, redis=self._redis.url, database=self._postgres.url,
             size=options.workers, anchor_ms=self._anchor_ms, mutation=options.mutation,
@@ -108,7 +109,7 @@ class Campaign:
         self._started = time.monotonic()
         tasks = [asyncio.create_task(each.run(), name=each.name) for each in clients]
         tasks.append(asyncio.create_task(self._progress(fleet, injector, clients)))
-        interrupted, settled, last = False, None, world.FIRST
+        interrupted, settled, last = False, None, self._first
         try:
             await self._inject(injector)
             await self._heal(fleet)
@@ -129,7 +130,11 @@ class Campaign:
     def _tick_now(self) -> int:
         """The tick that is due by now on a clock that is neither fast nor slow."""
         ticks = int((wall_ms() - self._anchor_ms) * world.RATE / world.STEP_MS)
-        return world.FIRST + ticks * world.STEP_MS
+        return world.EPOCH + ticks * world.STEP_MS
+
+    def _due_ms(self, tick: int) -> float:
+        """The real time at which a tick is due on the fastest clock."""
+        return self._anchor_ms + (tick - world.EPOCH - max(SKEWS_MS)) / world.RATE
 
     async def _inject(self, injector: Injector) -> None:
         await injector.run(self._options.faults)
@@ -153,7 +158,7 @@ class Campaign:
         began = time.monotonic()
         await world.halt(database)
         while time.monotonic() < began + self._options.settle_s:
-            left = await world.backlog(database, last)
+            left = await world.backlog(database, self._first, last)
             has_all = all(
                 client.has(store, seq) for client in clients for store, seq in left.counters.items()
             )
@@ -166,11 +171,11 @@ class Campaign:
         self, database: Database, fleet: Fleet, injector: Injector,
         clients: Sequence[Watcher], last: int,
     ) -> Facts:  # fmt: skip
-        tables, left = await world.read(database), await world.backlog(database, last)
+        tables, left = await world.read(database), await world.backlog(database, self._first, last)
         return Facts(
-            first=world.FIRST, last=last, rate=world.RATE,
-            anchor_ms=self._anchor_ms - max(SKEWS_MS) / world.RATE,
-            step=world.STEP_MS, ledger=tables.ledger, effects=tables.effects,
+            first=self._first, last=last, rate=world.RATE, step=world.STEP_MS,
+            anchor_ms=self._due_ms(self._first),
+            ledger=tables.ledger, effects=tables.effects,
             begins=fleet.begins, told=tables.told, counters=left.counters, table=tables.table,
             clients=[each.facts() for each in clients], unpublished=left.unpublished,
             still_open=left.still_open, faults=injector.counts, forced_stops=fleet.forced,

@@ -15,7 +15,7 @@ from typing import Any
 
 from faults.campaign.check import Begin
 from faults.campaign.plan import LEASE_S
-from faults.campaign.world import AUTO_CLOSE, FIRST, RATE
+from faults.campaign.world import AUTO_CLOSE, EPOCH, RATE
 from proxy import Proxy
 from workers import NEVER
 
@@ -109,7 +109,7 @@ class Fleet:
         """A new process in this place; returns when it serves."""
         self._started[number] += 1
         name = f"w{number}.{self._started[number]}"
-        clock = {"anchor_ms": self._anchor_ms, "start_ms": FIRST, "rate": RATE,
+        clock = {"anchor_ms": self._anchor_ms, "start_ms": EPOCH, "rate": RATE,
                  "skew_ms": SKEWS_MS[number % len(SKEWS_MS)]}  # fmt: skip
         options = json.dumps({"name": name, "clock": clock, **self._options})
         settings = {

@@ -19,8 +19,8 @@ NO_FENCE, NO_LEDGER_KEY, NO_RESUME = "no-fence", "no-ledger-key", "no-resume"
 # The faults that provoke each, so that a short campaign meets it again and again.
 PROVOKED_BY = {
     NO_FENCE: ("zombie",),
-    NO_LEDGER_KEY: ("redis-lose-data", "redis-restart", "flushall"),
-    NO_RESUME: ("client-cut", "worker-kill"),
+    NO_LEDGER_KEY: ("redis-lose-data", "flushall"),
+    NO_RESUME: ("client-cut",),
 }
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from conftest import free_port, redis_binary
@@ -72,9 +74,10 @@ class Node:
 
     async def ask(self, *command: str) -> Any:
         """The reply to one command, past any proxy. Raises RedisError, OSError or TimeoutError."""
+        at_once = Retry(NoBackoff(), 0)
         async with (
             asyncio.timeout(_ASK_S),
-            Redis(host="127.0.0.1", port=self.port, decode_responses=True) as redis,
+            Redis(port=self.port, decode_responses=True, retry=at_once) as redis,
         ):
             return await redis.execute_command(*command)
 

@@ -18,7 +18,7 @@ from solocron.storage.tables import job_runs, notifications, stores
 from solocron.stores.hours import HoursKey
 
 JOB = "campaign"
-FIRST = 1_800_000_000_000  # the window's first tick
+EPOCH = 1_800_000_000_000  # what the workers' clocks showed when the first of them was started
 STEP_MS = 1000
 RATE = 10.0  # the workers' clocks: a tick each 100 ms
 OPEN_KEY = HoursKey("24/7", "UTC", "")
@@ -70,9 +70,9 @@ class Backlog:
         return not (self.ticks or self.unpublished or self.still_open)
 
 
-async def backlog(database: Database, last: int) -> Backlog:
-    """What the servers have still to do, the window's last tick being `last`."""
-    in_window = (job_runs.c.job == JOB) & job_runs.c.tick.between(FIRST, last)
+async def backlog(database: Database, first: int, last: int) -> Backlog:
+    """What the servers have still to do, the window being the ticks from `first` to `last`."""
+    in_window = (job_runs.c.job == JOB) & job_runs.c.tick.between(first, last)
     queries = (
         select(func.count()).where(in_window, job_runs.c.state == "succeeded"),
         select(func.count()).where(notifications.c.published_at.is_(None)),
@@ -84,7 +84,7 @@ async def backlog(database: Database, last: int) -> Backlog:
         ]
         heads = await connection.execute(select(stores.c.id, stores.c.notification_seq))
         counters = {row.id: row.notification_seq for row in heads}
-    return Backlog((last - FIRST) // STEP_MS + 1 - done, unpublished, still_open, counters)
+    return Backlog((last - first) // STEP_MS + 1 - done, unpublished, still_open, counters)
 
 
 @dataclass(frozen=True)
