@@ -77,7 +77,7 @@ def test_ticks_around_the_window_need_not_be_there() -> None:
             TAKEN_OVER
             | {"effects": [effect(1000), effect(2000, 2), effect(2000, 1, applied=False)]},
         ),
-        ("stuck ticks", {"effects": [effect(1000)._replace(at_ms=70_001), *FLAWLESS.effects[1:]]}),
+        ("standstills", {"effects": [*FLAWLESS.effects[:2], effect(3000)._replace(at_ms=65_101)]}),
         ("strange ticks", {"effects": [*FLAWLESS.effects, effect(2500, notes=0)]}),
         ("torn effects", {"told": FLAWLESS.told[:2]}),
         ("torn effects", {"told": [*FLAWLESS.told, (3000, "other")]}),

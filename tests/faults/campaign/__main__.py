@@ -26,7 +26,7 @@ tick took effect once and that every WebSocket client received every notificatio
   make chaos MUTATION=no-fence        the service is broken on purpose: this must end red
 
 The workers' clocks run ten times fast: 600 ticks a minute. Exit code: 0 when all was well, 1 when
-something was doubled or lost, 130 when interrupted (Ctrl-C prints what was seen so far)."""
+something was doubled or lost or stood still, 130 when interrupted (Ctrl-C prints what was seen so far)."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

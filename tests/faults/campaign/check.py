@@ -11,8 +11,8 @@ the first one `applied` changes stores. The rules, each of which turns the repor
   or a row that no attempt the ledger knows of can have written (a higher one than its last).
 - *stale write*: a row of an attempt that was written after a row of a later one. The run's row is
   locked while a body writes, so with the fence rows stand in the order of their attempts.
-- *stuck tick*: one that took effect later than any fault, its healing and a backlog can explain
-  (`STUCK_MS`): somebody waited for what would not come.
+- *standstill*: for longer than any fault lasts (`STANDSTILL_MS`) no tick took effect anywhere:
+  somebody waited for what would not come, and kept the others from it.
 - *strange tick*: a row for a time that the schedule does not have.
 - *torn effect*: the notifications of a tick that the table has are not those its applied row says
   it appended in the same transaction, or a store was told twice of one tick.
@@ -33,11 +33,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 _TOLD = 5  # problems of a kind that are told in words
 LATE_MS = 1000.0
-STUCK_MS = 20_000.0
+STANDSTILL_MS = 15_000.0
 
 
 class Effect(NamedTuple):
@@ -125,7 +126,7 @@ def check(facts: Facts) -> Report:
         "lost ticks": _lost(facts, window),
         "doubled effects": _doubled(facts),
         "stale writes": _stale(facts),
-        "stuck ticks": [f"{each:.0f} ms late" for each in lateness(facts) if each > STUCK_MS],
+        "standstills": [f"of {each:.0f} ms" for each in pauses(facts) if each > STANDSTILL_MS],
         "strange ticks": [
             f"tick {each}" for each in sorted({e.tick for e in facts.effects}) if each % facts.step
         ],
@@ -275,6 +276,7 @@ def _tick_rows(
         ("stale writes", str(len(problems["stale writes"]))),
         ("lost ticks", str(len(problems["lost ticks"]))),
         ("late ticks (> 1 s)", f"{over}; {_spread(late)}"),
+        ("longest pause between ticks", f"{max(pauses(facts), default=0):.0f} ms"),
         ("takeovers", f"{len(takes)}; {_spread(takes)}"),
     ]
 
@@ -286,6 +288,11 @@ def lateness(facts: Facts) -> list[float]:
         for each in facts.effects
         if each.applied and facts.first <= each.tick <= facts.last
     ]
+
+
+def pauses(facts: Facts) -> list[float]:
+    """The real ms between one tick's effect and the next one's, whichever ticks these are."""
+    return [after.at_ms - before.at_ms for before, after in pairwise(facts.effects)]
 
 
 def takeovers(begins: Iterable[Begin]) -> list[float]:

@@ -19,6 +19,7 @@ class Postgres:
     def __init__(self, folder: Path) -> None:
         self._data = folder / "data"
         self.url = ""
+        self._under_way: asyncio.Task[str] | None = None
 
     async def start(self) -> None:
         """Create and start it. What the operating system's cache holds survives a crash of the
@@ -37,6 +38,7 @@ class Postgres:
 
     async def up(self) -> None:
         """Start it again; does nothing while it runs."""
+        await self._done()
         if await asyncio.to_thread((self._data / "postmaster.pid").exists):
             return
         folder = make_url(self.url).query["host"]
@@ -45,12 +47,20 @@ class Postgres:
 
     async def stop(self) -> None:
         """End it for good."""
+        await self._done()
         if self.url and await asyncio.to_thread((self._data / "postmaster.pid").exists):
             await self.down("immediate")
 
     async def _control(self, *args: str) -> None:
-        await asyncio.to_thread(
+        work = asyncio.to_thread(
             pgexec, "pg_ctl", ("-w", "-D", str(self._data), *args),
             bin_path=self._server.bin_path, user=self._server.system_user,
             start_new_session=True,
         )  # fmt: skip
+        self._under_way = asyncio.create_task(work)
+        await asyncio.shield(self._under_way)
+
+    async def _done(self) -> None:
+        """Wait for an order whose giver was cancelled."""
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way])

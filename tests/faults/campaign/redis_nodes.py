@@ -79,14 +79,17 @@ class Node:
             asyncio.timeout(_ASK_S),
             Redis(port=self.port, decode_responses=True, retry=at_once) as redis,
         ):
-            return await redis.execute_command(*command)
+            return await redis.execute_command(*command)  # type: ignore[no-untyped-call]
 
 
 class RedisUnderTest(Protocol):
     """What the injector needs of either topology."""
 
-    nodes: Sequence[Node]
-    proxies: Sequence[Proxy]
+    @property
+    def nodes(self) -> Sequence[Node]: ...
+
+    @property
+    def proxies(self) -> Sequence[Proxy]: ...
 
     async def start(self) -> None: ...
 
@@ -183,13 +186,13 @@ class SentinelSet:
 
     async def _start_node(self, number: int) -> None:
         """A node comes back as a replica of whoever is master; the sentinels correct it."""
-        announce = ("--replica-announce-ip", "127.0.0.1",
-                    "--replica-announce-port", str(self.proxies[number].port))  # fmt: skip
+        port = str(self.proxies[number].port)
+        announce = ["--replica-announce-ip", "127.0.0.1", "--replica-announce-port", port]
         master = self.proxies[0].port
         with suppress(RedisError, OSError, TimeoutError, LookupError):
             master = await self._master_port()
         if master != self.proxies[number].port:
-            announce = (*announce, "--replicaof", "127.0.0.1", str(master))
+            announce += ["--replicaof", "127.0.0.1", str(master)]
         await self.nodes[number].start(*announce)
 
     async def stop(self) -> None:

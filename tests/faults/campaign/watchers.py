@@ -79,9 +79,9 @@ class Watcher:
                     timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
                 )  # fmt: skip
             try:
-                last = dict.fromkeys(self.stores, 0) | self._ears.last
-                if self.connections and not self._resume:
-                    last = dict.fromkeys(self.stores)
+                last: dict[str, int | None] = dict.fromkeys(self.stores)
+                if self._resume or not self.connections:
+                    last |= dict.fromkeys(self.stores, 0) | self._ears.last
                 await self._ws.send_json({"type": "subscribe", "stores": last})
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._luck.uniform(*_STAY_S)):
