@@ -25,8 +25,9 @@ tick took effect once and that every WebSocket client received every notificatio
   make chaos MINUTES=10 SEED=7        the same faults as any other campaign with that seed
   make chaos MUTATION=no-fence        the service is broken on purpose: this must end red
 
-The workers' clocks run ten times fast: 600 ticks a minute. Exit code: 0 when all was well, 1 when
-something was doubled or lost or stood still, 130 when interrupted (Ctrl-C prints what was seen so far)."""
+The workers' clocks run ten times fast: 600 ticks a minute. Ctrl-C prints what was seen so far.
+Exit code: 0 when all was well, 1 when something was doubled or lost or stood still, 130 when
+interrupted."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

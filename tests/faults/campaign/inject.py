@@ -62,7 +62,7 @@ class Injector:
         part, _, what = fault.kind.partition("-")
         if fault.kind == "deploy" or part == "owner":
             return workers
-        if fault.kind == "zombie":
+        if fault.kind in ("zombie", "database-hang"):
             links = [f"{kind} link {n}" for n in range(self._fleet.size)
                      for kind in ("redis", "database")]  # fmt: skip
             return [*workers, *links]
@@ -124,6 +124,10 @@ class Injector:
         if part == "database":
             link = self._fleet.links[fault.target]
         await _disturb(link, what, fault)
+
+    async def _database_hang(self, fault: Fault) -> None:
+        fault = await self._aimed(fault)
+        await _disturb(self._fleet.links[fault.target], "half-open", fault)
 
     # -- servers ---------------------------------------------------------------------------
 

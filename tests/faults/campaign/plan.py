@@ -37,6 +37,7 @@ _ANYWHERE = {
     "database-delay": (1.0, 3.0),
     "database-half-open": (1.0, LEASE_S * 2),  # all is swallowed, and the links cut at the end
     "database-silent": (1.0, LEASE_S * 2),  # requests arrive, replies do not
+    "database-hang": (20.0, 20.0),  # half-open for long, for a worker that has just begun a tick
     "redis-cut": (0.0, 0.0),
     "redis-down": (1.0, LEASE_S * 2),
     "redis-delay": (1.0, 3.0),
@@ -64,6 +65,9 @@ KINDS = {
 _REDIS_LINKS = ("redis-cut", "redis-down", "redis-delay", "redis-half-open", "redis-silent")
 
 
+ON_REQUEST = {"database-hang"}  # too long for the deck: asked for by name
+
+
 @dataclass(frozen=True)
 class Fault:
     """At `at_s` from the campaign's start something happens to `target` for `for_s`.
@@ -89,7 +93,8 @@ def plan(
     """The faults of a campaign of `seconds`, oldest first: all end within it. `only` takes a few
     kinds from the deck. The same arguments give the same faults."""
     deal = random.Random(f"{seed} {topology} {workers}")
-    wanted = sorted(set(only) & set(KINDS[topology])) or sorted(KINDS[topology])
+    kinds = set(KINDS[topology])
+    wanted = sorted(kinds & set(only)) or sorted(kinds - ON_REQUEST)
     faults: list[Fault] = []
     deck: list[str] = []
     at = _QUIET_S
