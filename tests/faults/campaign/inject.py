@@ -120,10 +120,8 @@ class Injector:
 
     async def _on_link(self, fault: Fault) -> None:
         part, _, what = fault.kind.partition("-")
-        link = self._redis.links(fault.target)
-        if part == "database":
-            link = self._fleet.links[fault.target]
-        await _disturb(link, what, fault)
+        links = self._fleet.links if part == "database" else self._redis.proxies
+        await _disturb(links[fault.target], what, fault)
 
     async def _database_hang(self, fault: Fault) -> None:
         fault = await self._aimed(fault)
@@ -223,7 +221,7 @@ class Injector:
         fleet = self._fleet
         number = self._newest_owner()
         member, link = fleet.members[number], fleet.links[number]
-        others = [self._redis.links(n) for n in range(fleet.size) if n != number]
+        others = [self._redis.proxies[n] for n in range(fleet.size) if n != number]
         since = len(fleet.begins)
         await member.order(hold=True)
 

@@ -89,7 +89,9 @@ class RedisUnderTest(Protocol):
     def nodes(self) -> Sequence[Node]: ...
 
     @property
-    def proxies(self) -> Sequence[Proxy]: ...
+    def proxies(self) -> Sequence[Proxy]:
+        """Those that link faults are for: the workers', or the nodes'."""
+        ...
 
     async def start(self) -> None: ...
 
@@ -104,8 +106,6 @@ class RedisUnderTest(Protocol):
         ...
 
     def url(self, worker: int) -> str: ...
-
-    def links(self, target: int) -> Proxy: ...
 
     async def master(self) -> Node: ...
 
@@ -143,10 +143,6 @@ class Standalone:
     def url(self, worker: int) -> str:
         """Through the worker's own proxy."""
         return self.proxies[worker].redis_url
-
-    def links(self, target: int) -> Proxy:
-        """The worker's proxy."""
-        return self.proxies[target]
 
     async def master(self) -> Node:
         """The server."""
@@ -218,10 +214,6 @@ class SentinelSet:
         """The sentinels' addresses; the same for all workers."""
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
         return f"redis+sentinel://{hosts}/{MASTER}"
-
-    def links(self, target: int) -> Proxy:
-        """The node's proxy."""
-        return self.proxies[target]
 
     async def master(self) -> Node:
         """Whom the sentinels call master. Raises LookupError when none of them answers."""

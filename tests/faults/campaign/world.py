@@ -50,8 +50,9 @@ async def prepare(database: Database) -> None:
 
 
 async def halt(database: Database) -> None:
-    """Ticks go on, but change no store from now on."""
+    """Ticks go on, but change no store once this returns: it waits for those under way."""
     async with database.begin() as connection:
+        await connection.execute(text("LOCK TABLE halted IN ACCESS EXCLUSIVE MODE"))
         await connection.execute(text("INSERT INTO halted VALUES (true)"))
 
 
