@@ -25,6 +25,7 @@ from workers import wall_ms
 
 _PROGRESS_S = 3.0
 _POLL_S = 0.2
+_FIRST_TICK_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Campaign:
             durable = random.Random(options.seed).random() < 0.5
             self._redis = Standalone(folder, options.workers, durable=durable)
         self._anchor_ms = 0.0
-        self._first = world.EPOCH  # the window begins when all are up
+        self._first = world.EPOCH  # the window begins when all are up and a tick has run
         self._started = time.monotonic()
 
     async def run(self) -> Result:
@@ -87,7 +88,10 @@ class Campaign:
             fleet = self._new_fleet()
             stack.push_async_callback(fleet.stop)
             await fleet.start()
-            self._first = self._tick_now() + world.STEP_MS
+            # A new job owes no tick before the first one that ran, and every one after it.
+            if not await fleet.saw(lambda: fleet.writes, _FIRST_TICK_S):
+                raise RuntimeError("no tick ran although nothing failed yet")
+            self._first = max(tick for tick, _ in fleet.writes) + world.STEP_MS
             return await self._run(database, fleet)
 
     def _new_fleet(self) -> Fleet:
