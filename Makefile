@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test model demo setup clean
+.PHONY: test model demo chaos setup clean
 
 setup: .venv/ready ## an environment with the pinned dependencies
 
@@ -23,6 +23,12 @@ model: ## every state of the lock protocol's model; needs spin and gcc only
 
 demo: setup ## three workers, a real Redis and a fast clock, until Ctrl-C
 	$(BIN)/solocron demo
+
+MINUTES ?= 2
+REDIS ?= standalone
+chaos: setup ## faults by the hundred; MINUTES, SEED, REDIS=standalone|sentinel|both, MUTATION
+	@PYTHONPATH=app:tests $(BIN)/python -m faults.campaign --minutes $(MINUTES) --redis $(REDIS) \
+		$(if $(SEED),--seed $(SEED)) $(if $(MUTATION),--mutation $(MUTATION)) $(ARGS)
 
 clean:
 	rm -rf .venv build dist

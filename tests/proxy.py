@@ -1,4 +1,4 @@
-"""A TCP proxy before a real server, whose links a test can cut and whose replies it can lose."""
+"""A TCP proxy before a real server: a test can cut, delay or silence its links and lose a reply."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._links: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._doomed: bytes | None = None
+        self._swallowed: frozenset[str] = frozenset()
+        self.delay_s = 0.0  # of each piece, in either direction
         self.lost = 0
         self.port = 0
 
@@ -50,7 +52,9 @@ class Proxy:
         await self.down()
 
     async def up(self) -> None:
-        """Listen (again, on the same port)."""
+        """Listen (again, on the same port); does nothing while it does."""
+        if self._server is not None:
+            return
         self._server = await asyncio.start_server(
             self._carry, "127.0.0.1", self.port, ssl=self._tls
         )
@@ -71,23 +75,46 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*(task for task, _ in links), return_exceptions=True)
 
+    def swallow(self, *directions: str) -> None:
+        """Half-open: `requests`, `replies` or both no longer arrive, on links old and new; nobody
+        is told. Until `mend`."""
+        self._swallowed = frozenset(directions)
+
+    async def mend(self) -> None:
+        """Carry everything again, at once; links that lost bytes are cut."""
+        self.delay_s, lossy, self._swallowed = 0.0, self._swallowed, frozenset()
+        if lossy:
+            await self.cut()
+
     def lose_reply_to(self, word: bytes) -> None:
         """Deliver the next request with `word` in it, swallow its reply and cut that link."""
         self._doomed = word
+
+    async def _pass(
+        self, direction: str, data: bytes, out: asyncio.StreamWriter, lost: set[str]
+    ) -> None:
+        """Carry a piece, unless this link `lost` one in that direction: the rest would be
+        nonsense."""
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        if direction in self._swallowed:
+            lost.add(direction)
+        if direction not in lost:
+            out.write(data)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._links[task] = writer
         server: asyncio.StreamWriter | None = None
-        doomed = asyncio.Event()
+        doomed, lost = asyncio.Event(), set[str]()
 
         async def requests(out: asyncio.StreamWriter) -> None:
             while data := await reader.read(65536):
                 if self._doomed is not None and self._doomed in data:
                     self._doomed = None
                     doomed.set()
-                out.write(data)
+                await self._pass("requests", data, out, lost)
             out.close()
 
         try:
@@ -101,7 +128,7 @@ class Proxy:
                     if doomed.is_set():
                         self.lost += 1
                         break
-                    writer.write(data)
+                    await self._pass("replies", data, writer, lost)
             finally:
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)

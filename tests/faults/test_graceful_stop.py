@@ -62,10 +62,14 @@ async def test_a_run_within_the_grace_finishes_and_clients_hear_of_it_first(
     async def running() -> bool:
         return redis_server.cli("EXISTS", REMINDER) == "1"
 
+    async def idle() -> bool:
+        return not await running()
+
     try:
         async with connected(worker.port) as ws, asyncio.timeout(40):
             await subscribe(ws, {"42": None})
             await listener.listen(ws, 1)
+            await until(idle)  # the run it heard of is over
             async with table_locked(postgres_url):
                 await until(running)
                 signalled = wall_ms()

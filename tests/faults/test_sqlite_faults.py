@@ -23,7 +23,7 @@ from solocron.locks.manager import LockManager
 from solocron.storage import engine
 from solocron.storage.engine import Database
 from solocron.storage.runs import RunLedger
-from workers import Worker, effects, prepare, stores_locked, until
+from workers import Worker, effects, prepare, table_locked, until
 
 CALENDAR = Calendar("* * * * *")
 PLENTY = 1_000_000
@@ -110,7 +110,7 @@ async def test_a_writer_that_keeps_the_lock_makes_a_tick_wait_which_then_runs_on
         async with run.transaction() as connection:
             await write(connection, run, "w")
 
-    async with stores_locked(sqlite_url):
+    async with table_locked(sqlite_url):
         for _ in range(2):
             outcome = await world.run(body)
             assert (outcome.state, outcome.reason) == ("skipped", "database-down")
@@ -127,7 +127,7 @@ async def test_a_writer_that_keeps_the_lock_makes_a_tick_wait_which_then_runs_on
 async def test_a_writer_that_takes_the_lock_in_mid_run_fails_one_attempt(
     world: World, sqlite_url: str
 ) -> None:
-    locked = stores_locked(sqlite_url)
+    locked = table_locked(sqlite_url)
 
     async def body(run: Run) -> None:
         if run.attempt == 1:
@@ -209,7 +209,7 @@ async def test_two_services_beside_a_long_writer_run_each_tick_once(
     workers = [await start(redis_server, sqlite_url, tmp_path / f"{n}", f"w{n}") for n in range(2)]
     try:
         await ticks_after(database, 0, 2)
-        async with stores_locked(sqlite_url):
+        async with table_locked(sqlite_url):
             await asyncio.sleep(engine.BUSY_TIMEOUT_MS / 1000 + 2)
             last = (await effects(database))[-1][0]
         await ticks_after(database, last, 10)
