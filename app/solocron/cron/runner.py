@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from solocron.clock import Clock
 from solocron.cron.alarm import ALARM_AFTER, LockAlarm
+from solocron.cron.heart import heartbeats
 from solocron.cron.job import Job
 from solocron.cron.run import Run
 from solocron.cron.sweep import MAX_MISSED
@@ -229,7 +229,7 @@ class Runner:
             ledger=self._ledger, lease=lease, fallback=fallback,
         )  # fmt: skip
         try:
-            async with self._heartbeats(run):
+            async with heartbeats(run, self._ledger, self._clock, self._lease_ms):
                 async with lease.guard():
                     counts, error, duration_ms = await self._attempts(job, run)
                 # The attempt number guards this write: a body that is done is not run again only
@@ -296,34 +296,6 @@ class Runner:
             return Outcome("failed", error, run.attempt, duration_ms)
         run.log.info("%s cron job completed successfully", _capital(job.title), extra=fields)
         return Outcome("succeeded", None, run.attempt, duration_ms, counts)
-
-    @asynccontextmanager
-    async def _heartbeats(self, run: Run) -> AsyncIterator[None]:
-        """Heartbeats while the enclosed code runs, and none after it."""
-        heart = asyncio.create_task(self._beat(run), name=f"heart of {run.job}@{run.tick}")
-        try:
-            yield
-        finally:
-            heart.cancel()
-            await asyncio.gather(heart, return_exceptions=True)
-
-    async def _beat(self, run: Run) -> None:
-        """Extend the ledger's lease at a third of it; the run is lost when it was superseded.
-        A fallback run has no other lease."""
-        sent_at = self._clock.monotonic()
-        while True:
-            due = sent_at + self._lease_ms / 3000
-            await asyncio.sleep(max(0.0, due - self._clock.monotonic()))
-            try:
-                async with run.turn:  # else it waits, with a connection, for the body's row lock
-                    sent_at, key = self._clock.monotonic(), run.key
-                    current = await self._ledger.heartbeat(key, self._lease_ms)
-            except StorageUnavailable:
-                continue
-            if current and run.fallback:
-                run.lease.renewed(sent_at)
-            elif not current and key == run.key:
-                run.lease.lose("another server took the run over")
 
     async def _hand_over(self, run: Run, *, stopping: bool) -> None:
         try:

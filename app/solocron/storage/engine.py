@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.ext.compiler import compiles
 
 from solocron.errors import ConfigError, StorageUnavailable
+from solocron.storage.cut import Cut
 from solocron.storage.migrate import head_revision, upgrade
 from solocron.storage.tables import metadata
 
@@ -33,6 +34,11 @@ _CONNECT_TIMEOUT_S = 2
 POOL_SIZE = 10
 _POOL_KEPT = 5  # of them stay open
 POOL_TIMEOUT_S = 5
+
+WITHIN_S = 60.0
+_COMMIT_S = 10.0
+_CLEANUP_S = 2.0
+_ANSWER_S = 2.0
 
 # Answers of PostgreSQL that say nothing of the statement itself: a lock not had in time, a session
 # ended by the server (shut down, or idle in a transaction), a deadlock, a serialization failure,
@@ -94,13 +100,14 @@ class Database:
         return self._up is False
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncConnection]:
-        """A write transaction: committed at the end, rolled back by an exception.
+    async def begin(self, within_s: float | None = WITHIN_S) -> AsyncIterator[AsyncConnection]:
+        """A write transaction of at most `within_s` s (None: any time): committed at the end,
+        rolled back by an exception.
 
-        Raises StorageUnavailable when the database is gone or stays locked; whether a commit
-        that lost its reply took place is then unclear.
+        Raises StorageUnavailable when the database is gone, stays locked or does not answer;
+        whether a commit that lost its reply took place is then unclear.
         """
-        async with self.connect() as connection:
+        async with self._connected(within_s) as (connection, cut):
             if self.dialect == "sqlite":
                 await connection.execute(text("BEGIN IMMEDIATE"))
                 try:
@@ -111,17 +118,29 @@ class Database:
                     raise
             else:
                 async with connection.begin():
-                    yield connection
+                    try:
+                        yield connection
+                    except BaseException:
+                        cut.within(_CLEANUP_S)
+                        raise
+                    cut.within(_COMMIT_S)
 
     @asynccontextmanager
-    async def connect(self) -> AsyncIterator[AsyncConnection]:
-        """A connection to read with. Raises StorageUnavailable."""
+    async def connect(self, within_s: float | None = WITHIN_S) -> AsyncIterator[AsyncConnection]:
+        """A connection to read with, for `within_s` s at most. Raises StorageUnavailable."""
+        async with self._connected(within_s) as (connection, _):
+            yield connection
+
+    @asynccontextmanager
+    async def _connected(
+        self, within_s: float | None
+    ) -> AsyncIterator[tuple[AsyncConnection, Cut]]:
         if not self._up and (reason := _cannot_open(self._url)):
             raise self._lost(StorageUnavailable(f"database {_shown(self._url)}: {reason}"))
         async with AsyncExitStack() as stack:
             try:
-                connection = await self._open()
-                stack.push_async_callback(self._return, connection)
+                connection, cut = await self._open_live()
+                stack.push_async_callback(self._return, connection, cut)
             except PoolTimeout as error:  # every connection is in use: nothing is lost
                 raise _unavailable(error, self._url) from error
             except (DBAPIError, OSError) as error:
@@ -131,7 +150,23 @@ class Database:
                     log.info("Database ready again")
                 self._up = True
             with _Translated(self._url):
-                yield connection
+                cut.within(within_s)
+                yield connection, cut
+
+    async def _open_live(self) -> tuple[AsyncConnection, Cut]:
+        """A connection whose other end answers: any that lay idle may be dead."""
+        for _ in range(POOL_SIZE):
+            connection = await self._open()
+            cut = Cut(connection)
+            try:
+                if await cut.answers(_ANSWER_S):
+                    return connection, cut
+                await connection.invalidate()
+            except BaseException:
+                await self._return(connection, cut)
+                raise
+            await self._return(connection, cut)
+        raise TimeoutError("connections are made, but none is answered")
 
     async def _open(self) -> AsyncConnection:
         """A connection from the pool. Opening it goes on for a cancelled caller, and is undone:
@@ -141,11 +176,19 @@ class Database:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             with suppress(Exception):
-                await self._return(await opening)
+                connection = await opening
+                await self._return(connection, Cut(connection))
             raise
 
-    async def _return(self, connection: AsyncConnection) -> None:
-        await asyncio.shield(self._own(connection.close()))
+    async def _return(self, connection: AsyncConnection, cut: Cut) -> None:
+        async def close() -> None:
+            cut.within(_CLEANUP_S)
+            try:
+                await connection.close()
+            finally:
+                cut.cancel()
+
+        await asyncio.shield(self._own(close()))
 
     def _own(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         """A task that `close` waits for, whatever becomes of its caller."""
@@ -164,10 +207,10 @@ class Database:
     async def migrate(self) -> None:
         """Bring the schema to this release's. Safe when several workers start at once."""
         if self.dialect == "sqlite":
-            async with self.begin() as connection:
+            async with self.begin(None) as connection:
                 await connection.run_sync(upgrade)
             return
-        async with self.begin() as connection:
+        async with self.begin(None) as connection:
             await connection.execute(text("SET LOCAL lock_timeout = 0"))  # a migration may be long
             await connection.execute(text("SELECT pg_advisory_xact_lock(7305814426)"))
             await connection.run_sync(upgrade)
@@ -285,7 +328,7 @@ def _postgres(url: URL, idle_ms: int) -> AsyncEngine:
     try:
         return create_async_engine(
             url, pool_size=_POOL_KEPT, max_overflow=POOL_SIZE - _POOL_KEPT,
-            pool_timeout=POOL_TIMEOUT_S, pool_pre_ping=True, hide_parameters=True,
+            pool_timeout=POOL_TIMEOUT_S, hide_parameters=True,
             connect_args={"timeout": _CONNECT_TIMEOUT_S, "server_settings": settings},
         )  # fmt: skip
     except ImportError:

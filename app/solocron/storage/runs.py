@@ -38,6 +38,7 @@ _MAX_ERROR = 2000
 _GIVEN_BACK = 0  # a lease that did not end by silence
 _PAUSES_S = (0.2, 1.0, 3.0)
 _PATIENCE_S = 5.0
+_WITHIN_S = 10.0  # each of the short transactions here
 _RESERVE = 2  # connections that bodies leave to the ledger: a heartbeat may not wait for them
 
 _T = TypeVar("_T")
@@ -105,7 +106,7 @@ class RunLedger:
         ).on_conflict_do_nothing()  # fmt: skip
 
         async def ask() -> Verdict:
-            async with self._database.begin() as connection:
+            async with self._database.begin(_WITHIN_S) as connection:
                 if (await connection.execute(fresh)).rowcount == 1:
                     return Verdict("run", 1, owner)
                 columns = (
@@ -146,7 +147,7 @@ class RunLedger:
 
     async def _update(self, key: RunKey, values: Mapping[str, Any]) -> bool:
         """Change the run's row; False when the attempt is no longer current."""
-        async with self._database.begin() as connection:
+        async with self._database.begin(_WITHIN_S) as connection:
             done = await connection.execute(update(job_runs).where(_current(key)).values(values))
             return bool(done.rowcount)
 
@@ -154,7 +155,7 @@ class RunLedger:
         """The run's attempt, and the stamp of its last committed transaction."""
         columns = select(job_runs.c.attempt, job_runs.c.stamp)
         query = columns.where(_is(key.job, key.tick)).with_for_update()
-        async with self._database.begin() as connection:
+        async with self._database.begin(_WITHIN_S) as connection:
             row = (await connection.execute(query)).one()
             return row.attempt, row.stamp
 
@@ -195,7 +196,7 @@ class RunLedger:
         )
 
         async def write() -> bool:
-            async with self._database.begin() as connection:
+            async with self._database.begin(_WITHIN_S) as connection:
                 done = await connection.execute(update(job_runs).where(ours).values(values))
                 return bool(done.rowcount)
 
@@ -225,16 +226,29 @@ class RunLedger:
         read, however long: then it returns, or raises StorageUnavailable, as was committed or not.
         """
         stamp, complete = _new_stamp(), False
-        fence = update(job_runs).where(_current(key)).values(stamp=stamp)
         try:
-            async with self._database.begin() as connection:
-                if (await connection.execute(fence)).rowcount != 1:
-                    raise _stale(key)
+            async with self._database.begin(None) as connection:
+                await self._fence(connection, key, stamp)
                 yield connection
                 complete = True
         except StorageUnavailable:
             if not complete or not await self._was_committed(key, stamp):
                 raise
+
+    async def _fence(self, connection: AsyncConnection, key: RunKey, stamp: str) -> None:
+        fence = update(job_runs).where(_current(key)).values(stamp=stamp)
+        try:
+            async with asyncio.timeout(_WITHIN_S):
+                found = await connection.execute(fence)
+        except TimeoutError:
+            raise StorageUnavailable(f"no answer within {_WITHIN_S:g} s") from None
+        if found.rowcount != 1:
+            raise _stale(key)
+
+    async def answers(self) -> None:
+        """Raise StorageUnavailable unless the database answers."""
+        async with self._database.connect(_WITHIN_S):
+            pass
 
     async def _was_committed(self, key: RunKey, stamp: str) -> bool:
         """Raises StaleAttempt after a takeover, whose own stamp hides the answer."""
@@ -250,7 +264,7 @@ class RunLedger:
             .where(job_runs.c.origin == "schedule")
             .group_by(job_runs.c.job)
         )
-        async with self._database.connect() as connection:
+        async with self._database.connect(_WITHIN_S) as connection:
             return {row.job: row.tick for row in await connection.execute(query)}
 
     async def unfinished(
@@ -269,7 +283,7 @@ class RunLedger:
             .order_by(job_runs.c.tick)
             .limit(1000)
         )
-        async with self._database.connect() as connection:
+        async with self._database.connect(_WITHIN_S) as connection:
             ticks = list((await connection.execute(query)).scalars())
         if ticks and ticks[0] < since_ms:
             error = "gave up: its owner went silent and the catch-up window has passed"
@@ -277,7 +291,7 @@ class RunLedger:
                 running, job_runs.c.tick < since_ms, job_runs.c.lease_until <= database_now()
             )
             values = {"state": "failed", "finished_at": now_ms, "error": error}
-            async with self._database.begin() as connection:
+            async with self._database.begin(_WITHIN_S) as connection:
                 await connection.execute(update(job_runs).where(silent).values(values))
         return [tick for tick in ticks if tick >= since_ms]
 
@@ -293,12 +307,12 @@ class RunLedger:
             )
             .limit(1000)
         )
-        async with self._database.connect() as connection:
+        async with self._database.connect(_WITHIN_S) as connection:
             return [(row.job, row.tick) for row in await connection.execute(query)]
 
     async def clock_ms(self) -> int:
         """The database's own time, UTC epoch ms."""
-        async with self._database.connect() as connection:
+        async with self._database.connect(_WITHIN_S) as connection:
             return int((await connection.execute(select(database_now()))).scalar_one())
 
     async def history(self, job: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
@@ -306,7 +320,7 @@ class RunLedger:
         query = select(job_runs).order_by(job_runs.c.tick.desc()).limit(min(limit, 1000))
         if job is not None:
             query = query.where(job_runs.c.job == job)
-        async with self._database.connect() as connection:
+        async with self._database.connect(_WITHIN_S) as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [dict(row) for row in rows]
 
