@@ -26,7 +26,7 @@ class Job:
     `overlap`: what becomes of a tick that comes due while the previous one runs: `skip` it, or
     `queue` it.
     `on_redis_down`: `run` (the ledger arbitrates) or `skip`.
-    `attempts`: how often a run is tried; `backoff_ms` before the second, doubling.
+    `attempts`: how often a run is tried; `backoff_ms` before the second, doubling up to 5 minutes.
     """
 
     name: str

@@ -26,6 +26,7 @@ from solocron.storage.runs import RunKey, RunLedger
 log = logging.getLogger("solocron.cron")
 
 _MAX_TICKS_PER_CLAIM = 1000
+_MAX_BACKOFF_MS = 300_000
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,8 @@ class Runner:
             counts, error = await self._body(job, run)
             if error is None or run.attempt >= job.attempts:
                 break
-            await asyncio.sleep(job.backoff_ms * 2 ** (run.attempt - 1) / 1000)
+            pause_ms = min(job.backoff_ms * 2 ** min(run.attempt - 1, 20), _MAX_BACKOFF_MS)
+            await asyncio.sleep(pause_ms / 1000)
             await self._next_attempt(run)
         return counts, error, int((self._clock.monotonic() - started) * 1000)
 
