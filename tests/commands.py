@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import solocron
+import zygote
 
 APP = Path(solocron.__file__).parent.parent  # the checkout under test
 CODE = "from solocron.cli import main; main()"
@@ -40,18 +40,17 @@ class Cli:
     def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
         self.folder = folder
         self.variables = dict(variables)
-        self._started: list[asyncio.subprocess.Process] = []
+        self._started: list[zygote.Forked] = []
 
     async def start(
         self, *args: str, stdin: int | None = asyncio.subprocess.DEVNULL, stdout: Any = None,
         stderr: Any = None, **variables: str,
-    ) -> asyncio.subprocess.Process:  # fmt: skip
+    ) -> zygote.Forked:  # fmt: skip
         """Start a command; without `stdout` and `stderr` both are piped."""
         inherited = {k: v for k, v in os.environ.items() if not SETTING.match(k)}
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-W", "error", "-c", CODE, *args, cwd=self.folder, stdin=stdin,
-            stdout=stdout or pipe, stderr=stderr or pipe,
+        process = await zygote.start(
+            {"code": CODE}, args, cwd=self.folder, stdin=stdin, strict=True,
+            stdout=stdout or zygote.PIPE, stderr=stderr or zygote.PIPE,
             env={**inherited, "PYTHONPATH": str(APP), **self.variables, **variables},
         )  # fmt: skip
         self._started.append(process)
@@ -71,7 +70,7 @@ class Cli:
         return await finished(process, None if answer is None else answer.encode())
 
 
-async def finished(process: asyncio.subprocess.Process, typed: bytes | None = None) -> Result:
+async def finished(process: zygote.Forked, typed: bytes | None = None) -> Result:
     """Wait for a command's end. No command may ever show a traceback."""
     async with asyncio.timeout(60):
         out, err = await process.communicate(typed)
@@ -80,7 +79,7 @@ async def finished(process: asyncio.subprocess.Process, typed: bytes | None = No
     return result
 
 
-async def listening(process: asyncio.subprocess.Process) -> int:
+async def listening(process: zygote.Forked) -> int:
     """The port a `serve` listens on, as its log says."""
     assert process.stderr is not None
     async with asyncio.timeout(30):

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
@@ -15,6 +14,7 @@ from typing import Any, Self
 
 from sqlalchemy import text
 
+import zygote
 from solocron.storage.engine import Database
 
 NEVER = "0 0 1 1 *"  # a schedule for jobs that a test does not want
@@ -23,7 +23,7 @@ NEVER = "0 0 1 1 *"  # a schedule for jobs that a test does not want
 class Worker:
     """One process running `worker.py`; `events` is what it said so far."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: zygote.Forked) -> None:
         self.process = process
         self.events: list[dict[str, Any]] = []
         self._news = asyncio.Condition()
@@ -52,9 +52,9 @@ class Worker:
             f"SOLOCRON_{key.upper()}": str(value) for key, value in {**defaults, **settings}.items()
         }
         with log.open("ab") if log is not None else nullcontext() as lines:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, str(Path(__file__).with_name("worker.py")), json.dumps(options),
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=lines,
+            process = await zygote.start(
+                {"path": str(Path(__file__).with_name("worker.py"))}, [json.dumps(options)],
+                stdin=zygote.PIPE, stdout=zygote.PIPE, stderr=lines,
                 env={**os.environ, "REDIS_URL": redis, "DATABASE_URL": database, **variables},
             )  # fmt: skip
         worker = cls(process)

@@ -6,13 +6,13 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import zygote
 from faults.campaign.check import Begin
 from faults.campaign.plan import LEASE_S
 from faults.campaign.world import AUTO_CLOSE, EPOCH, RATE
@@ -21,13 +21,12 @@ from workers import NEVER
 
 SKEWS_MS = (0, 400, 1200, 2000)
 _READY_S, _STOP_S = 60.0, 15.0
-_TESTS = Path(__file__).parents[2]
 
 
 class Member:
     """One process. `name` tells it from the ones before it in its place."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, fleet: Fleet) -> None:
+    def __init__(self, name: str, process: zygote.Forked, fleet: Fleet) -> None:
         self.name, self.process, self.port = name, process, 0
         self.ready = asyncio.Event()
         self._fleet = fleet
@@ -118,14 +117,11 @@ class Fleet:
             "catch_up": 3 * 3600,
         }  # fmt: skip
         variables = {f"SOLOCRON_{key.upper()}": str(value) for key, value in settings.items()}
-        paths = [str(_TESTS), *sys.path]
         with (self._folder / f"{name}.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "faults.campaign.worker", options,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
-                start_new_session=True,
-                env={**os.environ, **variables, "PYTHONPATH": os.pathsep.join(paths),
-                     "REDIS_URL": self._redis(number),
+            process = await zygote.start(
+                {"module": "faults.campaign.worker"}, [options],
+                stdin=zygote.PIPE, stdout=zygote.PIPE, stderr=log, new_session=True,
+                env={**os.environ, **variables, "REDIS_URL": self._redis(number),
                      "DATABASE_URL": self.links[number].postgres_url(self._database)},
             )  # fmt: skip
         member = self.members[number] = Member(name, process, self)
