@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import signal
 from functools import partial
 from typing import Any
 
@@ -49,7 +48,6 @@ class Fleet:
         """Stop the oldest, and start another while it stops."""
         oldest = self.serving.pop(0)
         self.gone.append(oldest)
-        oldest.signal(signal.SIGTERM)
         await asyncio.gather(oldest.stop(), self.add())
 
     async def stop(self) -> None:
