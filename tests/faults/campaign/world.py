@@ -52,6 +52,7 @@ async def prepare(database: Database) -> None:
 async def halt(database: Database) -> None:
     """Ticks go on, but change no store once this returns: it waits for those under way."""
     async with database.begin() as connection:
+        await connection.execute(text("SET LOCAL lock_timeout = 0"))  # the last fault left some
         await connection.execute(text("LOCK TABLE halted IN ACCESS EXCLUSIVE MODE"))
         await connection.execute(text("INSERT INTO halted VALUES (true)"))
 
