@@ -27,7 +27,7 @@ demo: setup ## three workers, a real Redis and a fast clock, until Ctrl-C
 MINUTES ?= 2
 REDIS ?= standalone
 chaos: setup ## faults by the hundred; MINUTES, SEED, REDIS=standalone|sentinel|both, MUTATION
-	@PYTHONPATH=app:tests $(BIN)/python -m faults.campaign --minutes $(MINUTES) --redis $(REDIS) \
+	@PYTHONPATH=app:tests $(BIN)/python -W ignore -m faults.campaign --minutes $(MINUTES) --redis $(REDIS) \
 		$(if $(SEED),--seed $(SEED)) $(if $(MUTATION),--mutation $(MUTATION)) $(ARGS)
 
 clean:

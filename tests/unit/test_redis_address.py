@@ -58,8 +58,15 @@ def test_a_clusters_nodes_share_user_and_options() -> None:
     ],
 )  # fmt: skip
 def test_what_names_no_server_is_refused_in_words(url: str) -> None:
-    with pytest.raises(ConfigError, match="REDIS_URL is not usable: give redis://host:6379/0"):
+    with pytest.raises(ConfigError, match=r"^REDIS_URL .*give redis://host:6379/0"):
         parse_address(url)
+
+
+def test_what_is_wrong_is_said() -> None:
+    with pytest.raises(ConfigError, match="REDIS_URL does not name the master, as in /master"):
+        parse_address("redis+sentinel://h:1")
+    with pytest.raises(ConfigError, match="a cluster has one database"):
+        parse_address("redis+cluster://h:1/2")
 
 
 @given(

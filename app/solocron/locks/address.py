@@ -20,11 +20,15 @@ _SEVERAL = re.compile(
     r"(?P<hosts>[^@/?#]+)(?P<path>/[^?#]*)?(?:\?(?P<query>[^#@]*))?"
 )
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::([0-9]{1,5}))?")
-_WRONG = (
-    "REDIS_URL is not usable: give redis://host:6379/0 (or rediss://, unix:///path), "
+_FORMS = (
+    "give redis://host:6379/0 (or rediss://, unix:///path), "
     "redis+sentinel://host:26379,host:26379/master or redis+cluster://host:6379,host:6379; "
     "a password goes before the host, its '/', '#', '?' and '@' as %2F, %23, %3F and %40"
 )
+
+
+class _Wrong(ValueError):
+    """What is wrong with a URL, without a word of it."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,10 @@ def parse_address(url: str) -> Address:
         for each in (*address.urls, *filter(None, [address.data_url])):
             # Whatever an option is wrong with, the library raises it in some form of its own.
             make_pool(each, 1.0).make_connection()  # type: ignore[no-untyped-call]
+    except _Wrong as wrong:
+        raise ConfigError(f"REDIS_URL {wrong}; {_FORMS}") from None
     except Exception:
-        raise ConfigError(_WRONG) from None
+        raise ConfigError(f"REDIS_URL is not usable: {_FORMS}") from None
     return address
 
 
@@ -90,9 +96,9 @@ def make_pool(url: str, deadline_s: float) -> ConnectionPool:
 def _single(url: str) -> Address:
     parts = urlsplit(url)
     if parts.scheme != "unix" and re.fullmatch(r"/?[0-9]*", parts.path) is None:
-        raise ValueError("a path that is no database")
+        raise _Wrong("has a path that is no database number")
     if parts.fragment or "@" in parts.query:
-        raise ValueError("a password that is not escaped")
+        raise _Wrong("has a password that is not escaped")
     return Address("single", (url,))
 
 
@@ -101,7 +107,7 @@ def _several(parts: dict[str, str]) -> Address:
     kind: Literal["sentinel", "cluster"] = "sentinel" if parts["kind"] == "sentinel" else "cluster"
     hosts = [_host(each, _PORTS[kind]) for each in parts["hosts"].split(",")]
     if len(hosts) > _MAX_HOSTS:
-        raise ValueError("too many hosts")
+        raise _Wrong(f"names more than {_MAX_HOSTS} hosts")
     user = f"{parts['user']}@" if parts["user"] else ""
     options = (
         dict(parse_qsl(parts["query"], keep_blank_values=True, strict_parsing=True))
@@ -116,11 +122,11 @@ def _several(parts: dict[str, str]) -> Address:
     scheme = f"{parts['scheme']}://"
     if kind == "cluster":
         if parts["path"] not in ("", "/", "/0"):
-            raise ValueError("a cluster has one database")
+            raise _Wrong("has a database number, and a cluster has one database")
         return Address(kind, tuple(f"{scheme}{user}{host}{query}" for host in hosts))
     master, _, database = parts["path"][1:].partition("/")
     if re.fullmatch(r"[\w.-]{1,100}", master) is None or not re.fullmatch(r"[0-9]*", database):
-        raise ValueError("no name of a master")
+        raise _Wrong("does not name the master, as in /master or /master/0")
     watcher = f"{watcher}@" if watcher != ":" else ""
     urls = tuple(f"{scheme}{watcher}{host}{query}" for host in hosts)
     return Address(kind, urls, master, f"{scheme}{user}{hosts[0]}/{database}{query}")
@@ -129,5 +135,5 @@ def _several(parts: dict[str, str]) -> Address:
 def _host(text: str, port: int) -> str:
     found = _HOST.fullmatch(text)
     if found is None or not 0 < int(found[2] or port) < 65536:
-        raise ValueError("no host")
+        raise _Wrong("has a host or a port that is none")
     return f"{found[1]}:{found[2] or port}"

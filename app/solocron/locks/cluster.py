@@ -179,7 +179,10 @@ class ClusterLink:
                 self._last(node)
         reason = name_of(error)
         self._reachability.fails("", reason)
-        raise LockUnavailable(f"no node of the Redis cluster tells its slots: {reason}")
+        raise LockUnavailable(
+            f"no node of the Redis cluster tells its slots: {reason}; where Redis is one server, "
+            "give redis:// and no REDIS_CLUSTER"
+        )
 
     def _use(self, ranges: list[SlotRange]) -> None:
         """Take a new map; that a node without slots is lost does not matter."""

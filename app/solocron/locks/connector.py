@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
 from redis.asyncio import ConnectionPool
@@ -12,8 +11,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from solocron.locks.address import Address, make_pool
-
-log = logging.getLogger("solocron.locks")
 
 _MAX_REPLY = 200
 
@@ -64,16 +61,17 @@ class Connector:
         others may name the old master for long."""
         async with asyncio.TaskGroup() as group:
             asked = [group.create_task(self._ask_sentinel(each)) for each in self._pools]
-        answers = [answer for each in asked if (answer := each.result()) is not None]
+        answers = [answer for each in asked if isinstance(answer := each.result(), tuple)]
         if not answers:
             raise RedisConnectionError(
-                f"none of {len(asked)} sentinels knows a master {self._address.master!r}"
+                f"none of {len(asked)} sentinels knows a master {self._address.master!r}: "
+                f"{asked[0].result()}"
             )
         _, host, port = max(answers)
         return host, port
 
-    async def _ask_sentinel(self, pool: ConnectionPool) -> tuple[int, str, int] | None:
-        """(configuration epoch, host, port) of the master; None if this one cannot say."""
+    async def _ask_sentinel(self, pool: ConnectionPool) -> tuple[int, str, int] | str:
+        """(configuration epoch, host, port) of the master; a text if this one cannot say."""
         try:
             async with asyncio.timeout(self._deadline_s / 3):
                 connection = await connect(pool)
@@ -87,8 +85,7 @@ class Connector:
             epoch = state[state.index(b"config-epoch") + 1]
             return int(epoch), _text(host), int(port)
         except (RedisError, OSError, TimeoutError, TypeError, ValueError) as error:
-            log.debug("a sentinel does not say who is master: %s", error)
-            return None
+            return str(error) or "no answer"
 
 
 async def connect(pool: ConnectionPool) -> AbstractConnection:

@@ -158,7 +158,10 @@ class Campaign:
     ) -> float | None:
         """Wait until every tick of the window is done and every client has everything: how many s
         that took, or None."""
-        self._say("        no more faults; all is healed")
+        self._say(
+            "        no more faults, all is healed: waiting for the ticks and clients that lag, "
+            f"{self._options.settle_s:g} s at most"
+        )
         began = time.monotonic()
         await world.halt(database)
         while time.monotonic() < began + self._options.settle_s:

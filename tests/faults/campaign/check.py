@@ -112,10 +112,16 @@ class Report:
         return not self.problems
 
     def __str__(self) -> str:
+        return self.shown()
+
+    def shown(self, interrupted: bool = False) -> str:
+        """The table; an `interrupted` campaign is not judged by what was under way."""
         wide = max(len(name) for name, _ in self.rows)
         lines = [f"{name:{wide}}  {value}" for name, value in self.rows]
         rule = "-" * max(map(len, lines))
         verdict = ["GREEN"] if self.is_green else [f"RED: {each}" for each in self.problems]
+        if interrupted:
+            verdict = ["interrupted: the newest ticks and notifications were still under way"]
         return "\n".join([rule, *lines, rule, *verdict])
 
 
@@ -275,7 +281,7 @@ def _tick_rows(
         ("doubled effects", str(len(problems["doubled effects"]))),
         ("stale writes", str(len(problems["stale writes"]))),
         ("lost ticks", str(len(problems["lost ticks"]))),
-        ("late ticks (> 1 s)", f"{over}; {_spread(late)}"),
+        ("late ticks (> 1 s, real time)", f"{over}; {_spread(late)}"),
         ("longest pause between ticks", f"{max(pauses(facts), default=0):.0f} ms"),
         ("takeovers", f"{len(takes)}; {_spread(takes)}"),
     ]
