@@ -76,11 +76,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
     )
     relay = Relay(outbox, fanout, hub, clock, committed=channels.wake)
     repository = StoreRepository(database, channels.ids)
-    secret = settings.auth_secret.get_secret_value() if settings.auth_secret else None
-    authenticator = Authenticator(
-        clock=SystemClock(), secret=secret, jwks_file=settings.auth_jwks,
-        audience=settings.auth_audience,
-    )  # fmt: skip
+    authenticator = _authenticator(settings)
     origins = settings.allowed_origins
     return Parts(
         clock=clock,
@@ -110,6 +106,14 @@ def build(settings: Settings, clock: Clock) -> Parts:
             clock=clock,
         ),
     )
+
+
+def _authenticator(settings: Settings) -> Authenticator:
+    secret = settings.auth_secret.get_secret_value() if settings.auth_secret else None
+    return Authenticator(
+        clock=SystemClock(), secret=secret, jwks_file=settings.auth_jwks,
+        audience=settings.auth_audience,
+    )  # fmt: skip
 
 
 def store_jobs(settings: Settings, parts: Parts) -> Sequence[Job]:
