@@ -10,9 +10,8 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from solocron.errors import StorageUnavailable
 from solocron.locks.lease import Lease
-from solocron.storage.runs import RunKey, RunLedger
+from solocron.storage.runs import RunKey, RunLedger, held
 
 _TURN_S = 5.0
 
@@ -74,20 +73,10 @@ class Run:
         was written, StorageUnavailable.
         """
         self.ensure_leased()
-        async with self._ledger.room(), self._turn(), self._ledger.fenced(self.key) as connection:
+        turn = held(
+            self.turn, _TURN_S,
+            f"another transaction of {self.job} tick {self.tick} is open for {_TURN_S:.0f} s: "
+            "end it first, or use its connection",
+        )  # fmt: skip
+        async with self._ledger.room(), turn, self._ledger.fenced(self.key) as connection:
             yield connection
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(_TURN_S):
-                await self.turn.acquire()
-        except TimeoutError:
-            raise StorageUnavailable(
-                f"another transaction of {self.job} tick {self.tick} is open for {_TURN_S:.0f} s: "
-                "end it first, or use its connection"
-            ) from None
-        try:
-            yield
-        finally:
-            self.turn.release()

@@ -19,7 +19,7 @@ from redis.exceptions import AskError, MovedError, RedisError, TryAgainError
 from solocron.clock import Clock
 from solocron.errors import LockReadOnly, LockUnavailable
 from solocron.locks.address import Address, make_pool, parse_address
-from solocron.locks.connector import Connector, ask, connect
+from solocron.locks.connector import Connector, ask_once, connect
 from solocron.locks.link import Reachability, RedisLink, within
 from solocron.locks.session import Command, name_of
 
@@ -166,12 +166,7 @@ class ClusterLink:
         error: Exception = LookupError("no node is known")
         for node, pool in list(self._known.items()):
             try:
-                async with asyncio.timeout(self._deadline_s / 3):
-                    connection = await connect(pool)
-                    try:
-                        reply = await ask(connection, "CLUSTER", "SLOTS")
-                    finally:
-                        await connection.disconnect(nowait=True)
+                (reply,) = await ask_once(pool, self._deadline_s / 3, ("CLUSTER", "SLOTS"))
                 self._use(read_slots(reply, node.host))
                 return
             except (RedisError, OSError, TimeoutError, TypeError, ValueError) as failed:

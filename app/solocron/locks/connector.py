@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import ConnectionPool
@@ -48,7 +49,7 @@ class Connector:
             async with asyncio.timeout(self._deadline_s / 3):  # a hung one will soon be replaced
                 await connection.connect()  # type: ignore[no-untyped-call]
                 # Sentinels may name a server that is no master yet, or no more.
-                role = (await ask(connection, "ROLE"))[0]
+                role = (await _ask(connection, "ROLE"))[0]
             if role != b"master":
                 raise RedisConnectionError(f"{host}:{port} is a {_text(role)}: a failover is on")
         except BaseException:
@@ -72,16 +73,13 @@ class Connector:
 
     async def _ask_sentinel(self, pool: ConnectionPool) -> tuple[int, str, int] | str:
         """(configuration epoch, host, port) of the master; a text if this one cannot say."""
+        name = self._address.master
         try:
-            async with asyncio.timeout(self._deadline_s / 3):
-                connection = await connect(pool)
-                try:
-                    name = self._address.master
-                    state = await ask(connection, "SENTINEL", "MASTER", name)
-                    # In a failover this knows of the new master before `state` does.
-                    host, port = await ask(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
-                finally:
-                    await connection.disconnect(nowait=True)
+            # In a failover the second knows of the new master before the first does.
+            state, (host, port) = await ask_once(
+                pool, self._deadline_s / 3,
+                ("SENTINEL", "MASTER", name), ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name),
+            )  # fmt: skip
             epoch = state[state.index(b"config-epoch") + 1]
             return int(epoch), _text(host), int(port)
         except (RedisError, OSError, TimeoutError, TypeError, ValueError) as error:
@@ -99,8 +97,18 @@ async def connect(pool: ConnectionPool) -> AbstractConnection:
     return connection
 
 
-async def ask(connection: AbstractConnection, *command: str) -> Any:
-    """The reply to one command on a connection nobody else uses."""
+async def ask_once(pool: ConnectionPool, within_s: float, *commands: Sequence[str]) -> list[Any]:
+    """The replies to a few commands, on a connection of their own. Raises RedisError, OSError or
+    TimeoutError."""
+    async with asyncio.timeout(within_s):
+        connection = await connect(pool)
+        try:
+            return [await _ask(connection, *each) for each in commands]
+        finally:
+            await connection.disconnect(nowait=True)
+
+
+async def _ask(connection: AbstractConnection, *command: str) -> Any:
     await connection.send_packed_command(b"".join(connection.pack_command(*command)))
     return await connection.read_response()
 

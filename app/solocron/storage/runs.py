@@ -17,7 +17,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -202,21 +202,13 @@ class RunLedger:
 
         return await _until_answered(write, key)
 
-    @asynccontextmanager
-    async def room(self) -> AsyncIterator[None]:
+    def room(self) -> AbstractAsyncContextManager[None]:
         """A place among the transactions of bodies, which are fewer than the connections."""
-        try:
-            async with asyncio.timeout(POOL_TIMEOUT_S):
-                await self._bodies.acquire()
-        except TimeoutError:
-            raise StorageUnavailable(
-                f"jobs on this server have {POOL_SIZE - _RESERVE} transactions open for "
-                f"{POOL_TIMEOUT_S} s: make them shorter"
-            ) from None
-        try:
-            yield
-        finally:
-            self._bodies.release()
+        return held(
+            self._bodies, POOL_TIMEOUT_S,
+            f"jobs on this server have {POOL_SIZE - _RESERVE} transactions open for "
+            f"{POOL_TIMEOUT_S} s: make them shorter",
+        )  # fmt: skip
 
     @asynccontextmanager
     async def fenced(self, key: RunKey) -> AsyncIterator[AsyncConnection]:
@@ -323,6 +315,23 @@ class RunLedger:
         async with self._database.connect(_WITHIN_S) as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [dict(row) for row in rows]
+
+
+@asynccontextmanager
+async def held(
+    turn: asyncio.Lock | asyncio.Semaphore, within_s: float, complaint: str
+) -> AsyncIterator[None]:
+    """Have the turn while the enclosed code runs; StorageUnavailable with the complaint when it is
+    not had within `within_s` s."""
+    try:
+        async with asyncio.timeout(within_s):
+            await turn.acquire()
+    except TimeoutError:
+        raise StorageUnavailable(complaint) from None
+    try:
+        yield
+    finally:
+        turn.release()
 
 
 async def _patiently(operation: Callable[[], Awaitable[_T]]) -> _T:
