@@ -160,6 +160,11 @@ class Cluster:
             if node.cli("EXISTS", key).isdigit()
         )
 
+    def give(self, slot: str, target: RedisServer) -> None:
+        """Tell all masters that the slot is `target`'s, which is told first."""
+        for node in sorted(self.nodes[:3], key=lambda each: each is not target):
+            node.cli("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(target))
+
     async def promoted(self) -> float:
         """When (monotonic s) the replica was seen to be a master."""
         return await until(lambda: _info(self.replica, "role") == "master")

@@ -106,6 +106,13 @@ class Worker:
         await self._reader
 
 
+async def start_fleet(count: int, **options: Any) -> list[Worker]:
+    """Workers w0, w1, ... that host the test job, started together."""
+    return await asyncio.gather(
+        *(Worker.start(job={"name": f"w{n}"}, **options) for n in range(count))
+    )
+
+
 async def prepare(url: str) -> Database:
     """A migrated database with a table for the effects of the test job."""
     database = Database(url)

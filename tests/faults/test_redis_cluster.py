@@ -16,7 +16,7 @@ from solocron.errors import LockReadOnly, LockUnavailable
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Done, Granted, Held
 from topologies import Cluster, running
-from workers import Worker, effects, prepare, until
+from workers import effects, prepare, start_fleet, until
 
 FOUND_WITHIN_S = 2.0
 
@@ -77,8 +77,7 @@ async def test_a_slot_that_moves_is_followed(cluster: Cluster) -> None:
         assert await locks.resume(key)
         with pytest.raises(LockReadOnly, match=f"the slot of {key} is moving"):
             await locks.claim(key, 1000, 60_000)
-        for node in (target, source, cluster.nodes[2]):
-            node.cli("CLUSTER", "SETSLOT", slot, "NODE", cluster.id_of(target))
+        cluster.give(slot, target)
         claim = await locks.claim(key, 1000, 60_000)
         assert isinstance(claim, Granted)
         assert await locks.release(claim.lease, settle=1000)
@@ -91,8 +90,7 @@ async def test_an_old_map_is_put_right(cluster: Cluster) -> None:
     slot = source.cli("CLUSTER", "KEYSLOT", key)
     async with LockManager(cluster.url) as locks:
         assert not await locks.is_locked(key)
-        for node in (target, source, cluster.nodes[2]):
-            node.cli("CLUSTER", "SETSLOT", slot, "NODE", cluster.id_of(target))
+        cluster.give(slot, target)
         assert await locks.acquire_lock(key, 60_000)
         assert target.cli("EXISTS", key) == "1"
 
@@ -185,15 +183,7 @@ async def test_ticks_run_once_while_a_node_dies(cluster: Cluster, postgres_url: 
     owner: RedisServer = next(
         node for node in cluster.nodes[:3] if node.cli("EXISTS", "cron:tick-test").isdigit()
     )
-    workers = await asyncio.gather(
-        *(
-            Worker.start(
-                redis=cluster.url, database=postgres_url, sweep=0.5, lease=2,
-                job={"name": f"w{n}"},
-            )
-            for n in range(2)
-        )
-    )  # fmt: skip
+    workers = await start_fleet(2, redis=cluster.url, database=postgres_url, sweep=0.5, lease=2)
 
     def starts() -> list[tuple[int, bool]]:
         return sorted(

@@ -20,7 +20,7 @@ from solocron.locks.results import Granted
 from solocron.notifications.event import cloud_event
 from solocron.storage.runs import RunLedger
 from topologies import MASTER, Sentinels, running
-from workers import Worker, effects, prepare, until
+from workers import effects, prepare, start_fleet, until
 
 KEY = "cron:store-auto-close"
 FOUND_WITHIN_S = 2.0
@@ -156,15 +156,7 @@ async def test_a_notification_left_behind_with_the_old_master_arrives(
 
 async def test_ticks_run_once_through_a_failover(sentinels: Sentinels, postgres_url: str) -> None:
     database = await prepare(postgres_url)
-    workers = await asyncio.gather(
-        *(
-            Worker.start(
-                redis=sentinels.url, database=postgres_url, sweep=0.5, lease=2,
-                job={"name": f"w{n}"},
-            )
-            for n in range(3)
-        )
-    )  # fmt: skip
+    workers = await start_fleet(3, redis=sentinels.url, database=postgres_url, sweep=0.5, lease=2)
 
     async def with_locks(count: int, after: int) -> int:
         """The last tick, once `count` later than `after` ran with a lock."""

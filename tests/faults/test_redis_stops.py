@@ -5,22 +5,16 @@ from __future__ import annotations
 import asyncio
 
 from conftest import RedisServer
-from workers import Worker, effects, prepare, until
+from workers import effects, prepare, start_fleet, until
 
 
 async def test_ticks_run_once_while_redis_is_down_and_locks_return(
     own_redis: RedisServer, postgres_url: str
 ) -> None:
     database = await prepare(postgres_url)
-    workers = await asyncio.gather(
-        *(
-            Worker.start(
-                redis=own_redis.url, database=postgres_url, sweep=0.5, redis_deadline=0.3,
-                job={"name": f"w{n}"},
-            )
-            for n in range(3)
-        )
-    )  # fmt: skip
+    workers = await start_fleet(
+        3, redis=own_redis.url, database=postgres_url, sweep=0.5, redis_deadline=0.3
+    )
 
     def starts(fallback: bool) -> list[int]:
         events = [e for w in workers for e in w.events if e["event"] == "start"]

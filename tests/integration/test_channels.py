@@ -13,8 +13,9 @@ import aiohttp
 import pytest
 from sqlalchemy import update
 
+from certificates import identity, tls
 from mailing import CLOCK, all_are, channels, has, rows, running, tell
-from services import HttpServer, MailServer, joe, mail_server, self_signed, serving
+from services import HttpServer, MailServer, joe, mail_server, serving
 from solocron.errors import StorageUnavailable
 from solocron.notifications.channels import Policy
 from solocron.notifications.senders import channels_of
@@ -53,7 +54,7 @@ async def test_it_is_given_up_after_some_attempts_and_the_reason_is_kept(
 async def test_mail_over_tls_logs_in_and_trusts_no_unknown_certificate(
     database: Database, tmp_path: Path, mode: str
 ) -> None:
-    context = self_signed(tmp_path)
+    context = tls(identity(tmp_path, "localhost"))
     options: dict[str, Any] = {"authenticator": joe, "auth_required": True}
     if mode == "starttls":
         options |= {"tls_context": context, "require_starttls": True}
