@@ -53,6 +53,7 @@ async def test_the_new_master_is_found_within_two_seconds_of_its_promotion(
     old = sentinels.nodes[0]
     async with LockManager(sentinels.url) as locks:
         await granted(locks, 1000)
+        await until(lambda: _replicated(sentinels, "1000"))  # the release, too: else it is held
         if how == "killed":
             old.stop()
         else:
@@ -61,6 +62,10 @@ async def test_the_new_master_is_found_within_two_seconds_of_its_promotion(
         new, promoted_s = await sentinels.promoted(old)
         assert await claiming - promoted_s < FOUND_WITHIN_S
         assert new.cli("GET", f"{{{KEY}}}:settled") == "2000"
+
+
+async def _replicated(sentinels: Sentinels, settled: str) -> bool:
+    return all(n.cli("GET", f"{{{KEY}}}:settled") == settled for n in sentinels.nodes[1:])
 
 
 async def test_a_sentinel_that_was_cut_off_is_not_believed(
