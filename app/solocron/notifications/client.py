@@ -1,10 +1,16 @@
-"""One WebSocket client as the hub sees it: frames in, one write per loop turn out."""
+"""Who hears of notifications: the hub's view of a client, and the WebSocket one.
+
+A notification is encoded once for all clients; what is queued for one in a loop turn goes out in
+one write.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 log = logging.getLogger("solocron.notifications")
 
@@ -22,6 +28,43 @@ def text_frame(payload: bytes) -> bytes:
     if size < 65_536:
         return b"\x81\x7e" + size.to_bytes(2, "big") + payload
     return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A notification on its way: the `seq`-th of its `topic` (a store's id), as CloudEvent and as
+    WebSocket frame."""
+
+    topic: str
+    seq: int
+    event: bytes
+    frame: bytes
+
+
+def message_of(topic: str, seq: int, event: bytes) -> Message:
+    """The message of a CloudEvent, its frame encoded."""
+    return Message(topic, seq, event, text_frame(event))
+
+
+class Receiver(Protocol):
+    """A client as the hub sees it."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes nothing more."""
+
+    @property
+    def pending(self) -> int:
+        """Bytes not yet taken by its peer."""
+
+    def notify(self, message: Message) -> None:
+        """Queue a notification; dropped when closed."""
+
+    def tell(self, answer: bytes) -> None:
+        """Queue what is no notification, a JSON object; dropped when closed."""
+
+    def close(self) -> None:
+        """Take nothing more."""
 
 
 class Turn:
@@ -77,6 +120,14 @@ class Client:
     def pending(self) -> int:
         """Bytes not yet taken by the peer's socket."""
         return self._queued + self._transport.get_write_buffer_size()
+
+    def notify(self, message: Message) -> None:
+        """Queue a notification; dropped when the client is closed."""
+        self.send(message.frame)
+
+    def tell(self, answer: bytes) -> None:
+        """Queue what is no notification, a JSON object; dropped when the client is closed."""
+        self.send(text_frame(answer))
 
     def send(self, frame: bytes) -> None:
         """Queue a whole frame; dropped when the client is closed."""

@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from solocron.errors import StorageUnavailable
-from solocron.notifications.client import Client, text_frame
+from solocron.notifications.client import Message, Receiver, message_of
 from solocron.notifications.event import cloud_event
 from solocron.notifications.fanout import Fanout
 from solocron.storage.outbox import CHUNK, Outbox
@@ -48,11 +48,11 @@ class Position:
 
 @dataclass(eq=False)
 class _Topic:
-    """One watched store. `held` are live frames that a client cannot take yet, the newest ones
+    """One watched store. `held` are live messages that a client cannot take yet, the newest ones
     when there are many; `joining` counts subscriptions under way."""
 
-    clients: dict[Client, int] = field(default_factory=dict)
-    held: dict[int, bytes] = field(default_factory=dict)
+    clients: dict[Receiver, int] = field(default_factory=dict)
+    held: dict[int, Message] = field(default_factory=dict)
     joining: int = 0
 
 
@@ -70,8 +70,8 @@ class Hub:
         self._poll_s = poll_s
         self._audit_s = audit_s
         self._topics: dict[str, _Topic] = {}
-        self._subscriptions: dict[Client, set[str]] = {}
-        self._resuming: Counter[Client] = Counter()
+        self._subscriptions: dict[Receiver, set[str]] = {}
+        self._resuming: Counter[Receiver] = Counter()
         self._behind: set[str] = set()
         self._look = asyncio.Event()  # something to read from the table
         self._resyncs = 0
@@ -81,13 +81,13 @@ class Hub:
         """How many clients are subscribed to anything."""
         return len(self._subscriptions)
 
-    def watched_by(self, client: Client) -> frozenset[str]:
+    def watched_by(self, client: Receiver) -> frozenset[str]:
         """The stores a client watches."""
         return frozenset(self._subscriptions.get(client, ()))
 
     # -- subscribing -----------------------------------------------------------------------
 
-    async def subscribe(self, client: Client, wanted: Mapping[str, int | None]) -> list[str]:
+    async def subscribe(self, client: Receiver, wanted: Mapping[str, int | None]) -> list[str]:
         """Add stores to what `client` watches, after its last seq of each (None: only new ones).
 
         Sends the `subscribed` frame, then what the client missed, paced to what it takes; returns
@@ -112,7 +112,7 @@ class Hub:
         return [each for each in wanted if each not in heads]
 
     async def _join(
-        self, client: Client, wanted: Mapping[str, int | None]
+        self, client: Receiver, wanted: Mapping[str, int | None]
     ) -> tuple[Mapping[str, int], Sequence[str]]:
         """Set the client's positions, all in one turn: (newest seqs, stores it is behind in)."""
         await self._fanout.watch(wanted)
@@ -132,10 +132,10 @@ class Hub:
             self._topics[store_id].clients[client] = start
         if heads:
             self._subscriptions.setdefault(client, set()).update(heads)
-        client.send(subscribed(positions))
+        client.tell(subscribed(positions))
         return heads, list(behind)
 
-    async def _resume(self, client: Client, store_ids: Sequence[str]) -> None:
+    async def _resume(self, client: Receiver, store_ids: Sequence[str]) -> None:
         """Replay for one client, at its own pace; what comes meanwhile is caught up after."""
         if not store_ids:
             return
@@ -152,7 +152,7 @@ class Hub:
             for store_id in self._subscriptions.get(client, ()):  # looks passed it over
                 self._need(store_id)
 
-    async def unsubscribe(self, client: Client, store_ids: Iterable[str]) -> None:
+    async def unsubscribe(self, client: Receiver, store_ids: Iterable[str]) -> None:
         """Stop watching these stores; stores not watched are ignored."""
         mine = self._subscriptions.get(client, set())
         gone = [each for each in store_ids if each in mine]
@@ -163,7 +163,7 @@ class Hub:
             self._subscriptions.pop(client, None)
         await self._leave(gone)
 
-    async def remove(self, client: Client) -> None:
+    async def remove(self, client: Receiver) -> None:
         """Forget a client that is gone, for good. Safe to call twice."""
         client.close()
         await self.unsubscribe(client, list(self._subscriptions.get(client, ())))
@@ -184,23 +184,24 @@ class Hub:
         """A committed notification, from this server's relay or from Redis."""
         topic = self._topics.get(store_id)
         if topic is not None:
-            self._send(store_id, topic, seq, text_frame(event))
+            self._send(topic, message_of(store_id, seq, event))
 
-    def _send(self, store_id: str, topic: _Topic, seq: int, frame: bytes) -> None:
+    def _send(self, topic: _Topic, message: Message) -> None:
+        seq = message.seq
         early, behind = topic.joining > 0, False
         for client, last in topic.clients.items():
             if seq == last + 1:
                 topic.clients[client] = seq
-                client.send(frame)
+                client.notify(message)
             elif seq > last and not client.is_closed:
                 early = True
                 behind = behind or client not in self._resuming
         if early:
-            topic.held[seq] = frame
+            topic.held[seq] = message
             if len(topic.held) > _HELD_PER_STORE:
                 del topic.held[min(topic.held)]
         if behind:
-            self._need(store_id)
+            self._need(message.topic)
 
     def _release(self, store_id: str) -> None:
         """Send again what was held; it is held again if it is still ahead of somebody."""
@@ -208,7 +209,7 @@ class Hub:
         if topic is not None and topic.held:
             held, topic.held = topic.held, {}
             for seq in sorted(held):
-                self._send(store_id, topic, seq, held[seq])
+                self._send(topic, held[seq])
 
     def _need(self, store_id: str) -> None:
         self._behind.add(store_id)
@@ -251,7 +252,7 @@ class Hub:
                 self._behind.update(chunk)
                 raise
 
-    async def _replay(self, store_ids: Sequence[str], only: Client | None = None) -> None:
+    async def _replay(self, store_ids: Sequence[str], only: Receiver | None = None) -> None:
         """Read what the slowest client of each store is missing, and send it to all who miss it.
 
         With `only`, what that one client is missing, and no faster than it takes it.
@@ -265,7 +266,7 @@ class Hub:
                 if topic is not None:
                     if row.seq > asked[row.store_id] + 1:
                         self._skip(row.store_id, topic, row.seq - 1)
-                    self._send(row.store_id, topic, row.seq, text_frame(cloud_event(row)))
+                    self._send(topic, message_of(row.store_id, row.seq, cloud_event(row)))
                 asked[row.store_id] = row.seq
             more = len(rows) == _PAGE
             if not more:
@@ -274,7 +275,7 @@ class Hub:
             elif only is not None:
                 await self._paced(only)
 
-    def _positions(self, store_ids: Iterable[str], only: Client | None) -> dict[str, int]:
+    def _positions(self, store_ids: Iterable[str], only: Receiver | None) -> dict[str, int]:
         """The position of the slowest client of each store."""
         slowest: dict[str, int] = {}
         for store_id in store_ids:
@@ -291,9 +292,9 @@ class Hub:
                 slowest[store_id] = min(positions)
         return slowest
 
-    def _settle(self, store_id: str, reached: int, head: int, heard: Mapping[int, bytes]) -> None:
+    def _settle(self, store_id: str, reached: int, head: int, heard: Mapping[int, Message]) -> None:
         """The table was read to its end: `reached` is its last row, `head` the seq it must have
-        had at least, and `heard` the frames held before it was read."""
+        had at least, and `heard` the messages held before it was read."""
         topic = self._topics.get(store_id)
         if topic is None:
             return
@@ -310,10 +311,10 @@ class Hub:
         """A gap in the table itself means the history was pruned: say so, and go on from there."""
         for client, last in topic.clients.items():
             if last < seq:
-                client.send(subscribed({store_id: Position(seq, False)}))
+                client.tell(subscribed({store_id: Position(seq, False)}))
                 topic.clients[client] = seq
 
-    async def _paced(self, client: Client) -> None:
+    async def _paced(self, client: Receiver) -> None:
         """Let the client take what it was sent before the next page, for at most 30 s."""
         for _ in range(int(_DRAIN_S / _DRAIN_POLL_S)):
             if client.is_closed or client.pending < _PACE_BYTES:
@@ -333,10 +334,10 @@ def _start(last: int | None, head: int, oldest: int | None) -> tuple[int, bool]:
 
 
 def subscribed(positions: Mapping[str, Position]) -> bytes:
-    """The frame that answers a subscribe."""
+    """The answer to a subscribe, JSON."""
     stores = {
         each: {"seq": position.seq, "recovered": position.recovered}
         for each, position in positions.items()
     }
     message = {"type": "subscribed", "stores": stores}
-    return text_frame(json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode())
+    return json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode()

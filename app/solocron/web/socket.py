@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from solocron.errors import InvalidInput, StorageUnavailable
-from solocron.notifications.client import Client, Turn, text_frame
+from solocron.notifications.client import Client, Turn
 from solocron.notifications.hub import Hub
 from solocron.stores.model import is_store_id
 from solocron.web.auth import Authenticator, Forbidden, Principal, Unauthenticated
@@ -279,7 +279,7 @@ class Socket:
         body: dict[str, Any] = {"type": "error", "code": code, "message": message}
         if stores:
             body["stores"] = list(stores)
-        self._client.send(text_frame(json.dumps(body, ensure_ascii=False).encode()))
+        self._client.tell(json.dumps(body, ensure_ascii=False).encode())
 
     def _slow(self) -> None:
         self.close(SLOW, "too slow: reconnect and resume from your last seq")
