@@ -55,10 +55,13 @@ class Listener:
 async def subscribe(
     ws: aiohttp.ClientWebSocketResponse, stores: Mapping[str, int | None]
 ) -> dict[str, Any]:
-    """Send a subscribe; its `subscribed` answer, which comes before any notification."""
+    """Send a subscribe; its `subscribed` answer, which comes before any notification, and after
+    the answers to frames before."""
     await ws.send_json({"type": "subscribe", "stores": stores})
     async with asyncio.timeout(20):
         answer: dict[str, Any] = await ws.receive_json()
+        while answer["type"] in ("authenticated", "unsubscribed"):
+            answer = await ws.receive_json()
     assert answer["type"] == "subscribed"
     stores_of: dict[str, Any] = answer["stores"]
     return stores_of

@@ -115,7 +115,7 @@ class Solocron:
         scheduler = self._new_scheduler()
         for event in (self._started, self._stopping, self._drained, self._closing):
             event.clear()
-        self.parts.sockets.accept()
+        self.parts.connections.accept()
         self._background = asyncio.create_task(self._run(scheduler), name="solocron")
         try:
             await self._begun(self._background)
@@ -184,7 +184,7 @@ class Solocron:
                     await self._live(scheduler)
                 finally:
                     await scheduler.stop(0)
-                    await parts.sockets.drain()
+                    await parts.connections.drain()
         except Exception:
             log.critical("The service stopped: a part of it broke", exc_info=True)
             raise
@@ -209,7 +209,7 @@ class Solocron:
             await self._stopping.wait()
             await scheduler.stop(self.settings.grace)
             await parts.relay.flush()
-            await parts.sockets.drain()
+            await parts.connections.drain()
             self._drained.set()
             await self._closing.wait()
             for task in tasks:
@@ -250,7 +250,7 @@ class Solocron:
             "database": "up" if database else "down",
             "draining": draining,
             "jobs_running": self._scheduler.running if self._scheduler else 0,
-            "sockets": self.parts.sockets.open,
+            "sockets": self.parts.connections.open,
             "loop_lag_ms": round(self._watchdog.lag_s * 1000),
             "loop_lag_max_ms": round(self._watchdog.worst_s * 1000),
         }

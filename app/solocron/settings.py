@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     max_connections: int = Field(default=20_000, ge=1, le=1_000_000)
     max_connections_per_token: int = Field(default=1000, ge=0, le=1_000_000)
     max_connections_per_address: int = Field(default=1000, ge=0, le=1_000_000)
+    heartbeat: float = Field(default=25, ge=0.5, le=600)
     store_auto_close_schedule: str = "0 0,6 * * *"
     store_auto_close_ttl: float = Field(default=600, ge=1, le=_WEEK_S)
     store_open_reminder_schedule: str = "*/30 * * * *"

@@ -33,6 +33,7 @@ from solocron.stores.open_reminder import OpenReminder
 from solocron.stores.repository import StoreRepository
 from solocron.web.api import StoresApi
 from solocron.web.auth import Authenticator
+from solocron.web.connections import Connections
 from solocron.web.socket import Sockets
 
 
@@ -50,6 +51,7 @@ class Parts:
     hub: Hub
     relay: Relay
     channels: Channels
+    connections: Connections
     sockets: Sockets
     authenticator: Authenticator
     api: StoresApi
@@ -77,6 +79,10 @@ def build(settings: Settings, clock: Clock) -> Parts:
     relay = Relay(outbox, fanout, hub, clock, committed=channels.wake)
     repository = StoreRepository(database, channels.ids)
     authenticator = _authenticator(settings)
+    connections = Connections(
+        limit=settings.max_connections, per_token=settings.max_connections_per_token,
+        per_address=settings.max_connections_per_address,
+    )  # fmt: skip
     origins = settings.allowed_origins
     return Parts(
         clock=clock,
@@ -89,13 +95,9 @@ def build(settings: Settings, clock: Clock) -> Parts:
         hub=hub,
         relay=relay,
         channels=channels,
+        connections=connections,
         sockets=Sockets(
-            hub,
-            authenticator,
-            origins=origins,
-            limit=settings.max_connections,
-            per_token=settings.max_connections_per_token,
-            per_address=settings.max_connections_per_address,
+            hub, authenticator, connections, origins=origins, heartbeat_s=settings.heartbeat
         ),
         authenticator=authenticator,
         api=StoresApi(

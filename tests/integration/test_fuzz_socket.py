@@ -71,7 +71,7 @@ class Witness:
         assert changed[0] == 200
         async with asyncio.timeout(10):
             await self.heard.listen(self.ws, until=len(self.heard.events) + 1)
-            while self.api.cron.parts.sockets.open > 1 or self.api.cron.parts.hub.clients > 1:
+            while self.api.cron.parts.connections.open > 1 or self.api.cron.parts.hub.clients > 1:
                 await asyncio.sleep(0.01)
         assert set(self.api.cron.parts.hub._topics) == {"1"}
 
@@ -144,7 +144,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 )
 POSITIONS = st.none() | st.integers(0, 9)
 SHAPED = st.fixed_dictionaries({
-    "type": st.sampled_from(["subscribe", "unsubscribe", "authenticate", "error"]) | JSON,
+    "type": st.sampled_from(["subscribe", "unsubscribe", "authenticate", "ping", "error"]) | JSON,
     "stores": st.dictionaries(st.sampled_from(["1", "9"]), POSITIONS)
     | st.dictionaries(st.sampled_from(["\0", ".."]), JSON)
     | st.lists(st.sampled_from(["1", "9"]) | JSON, max_size=4) | JSON,
@@ -197,7 +197,7 @@ async def test_frames_of_any_text_are_answered(witness: Witness) -> None:
         last = b'{"type": "subscribe", "stores": {"last": null}}'
         assert send(connection, frame(TEXT, last))
         answer = b""
-        while b'"stores": ["last"]}' not in answer:
+        while b'"stores":["last"]}' not in answer:
             chunk = connection.recv(65_536)
             assert chunk, answer
             answer += chunk

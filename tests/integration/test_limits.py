@@ -63,7 +63,7 @@ async def test_a_token_has_so_many_connections(
             await is_served(ws)
         await first.close()
         async with asyncio.timeout(5):
-            while api.cron.parts.sockets.open > 1:
+            while api.cron.parts.connections.open > 1:
                 await asyncio.sleep(0.01)
         async with connected(api.port, mine) as ws:
             await is_served(ws)
@@ -80,13 +80,13 @@ async def test_an_address_has_so_many_connections_with_whatever_tokens(
         await is_served(first)
         async with connected(api.port) as silent:  # one that has not said who it is counts, too
             async with asyncio.timeout(5):
-                while api.cron.parts.sockets.open < 2:
+                while api.cron.parts.connections.open < 2:
                     await asyncio.sleep(0.01)
             async with connected(api.port, token(sub="b")) as third:
                 assert await closed(third) == (4429, "too many connections of this address")
             assert not silent.closed
         async with asyncio.timeout(5):
-            while api.cron.parts.sockets.open > 1:
+            while api.cron.parts.connections.open > 1:
                 await asyncio.sleep(0.01)
         async with connected(api.port, token(sub="b")) as ws:
             await is_served(ws)

@@ -237,7 +237,7 @@ async def test_attached_it_lives_and_dies_with_the_hosts_application(
         order.append(f"host cleans up, service {'runs' if cron._background else 'is gone'}")
 
     async def shutdown(app: web.Application) -> None:
-        order.append(f"host shuts down, {cron.parts.sockets.open} sockets")
+        order.append(f"host shuts down, {cron.parts.connections.open} sockets")
 
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     app.cleanup_ctx.append(host)
@@ -251,7 +251,7 @@ async def test_attached_it_lives_and_dies_with_the_hosts_application(
     await ready(cron)
     async with connected(runner.addresses[0][1], token()) as ws:
         async with asyncio.timeout(5):
-            while not cron.parts.sockets.open:
+            while not cron.parts.connections.open:
                 await asyncio.sleep(0.01)
         cleaning = asyncio.create_task(runner.cleanup())
         assert (await closed(ws))[0] == 1001

@@ -16,6 +16,7 @@ from test_web import Api, closed, serving, token
 from clients import connected, subscribe
 from raw import CLOSE, PING, PONG, TEXT, RawClient
 from solocron.clock import SystemClock
+from solocron.web import connections as connections_module
 from solocron.web import socket as ws_module
 
 BEARER = f"Authorization: Bearer {token()}"
@@ -44,7 +45,7 @@ def burst(api: Api, first: int, count: int, size: int) -> None:
 
 async def nobody_left(api: Api, within_s: float = 5) -> None:
     async with asyncio.timeout(within_s):
-        while api.cron.parts.sockets.open or api.cron.parts.hub.clients:
+        while api.cron.parts.connections.open or api.cron.parts.hub.clients:
             await asyncio.sleep(0.01)
     assert not api.cron.parts.hub._topics
 
@@ -246,14 +247,14 @@ async def test_a_reason_is_whole_utf_8(api: Api) -> None:
 async def test_a_drain_is_parallel_and_bounded_however_rude_the_clients(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ws_module, "_DRAIN_WITHIN_S", 0.5)
+    monkeypatch.setattr(connections_module, "_DRAIN_WITHIN_S", 0.5)
     before = len(handlers())
     silent = [await RawClient.connect(api.port, BEARER) for _ in range(300)]
     async with asyncio.timeout(10):
-        while api.cron.parts.sockets.open < 300:
+        while api.cron.parts.connections.open < 300:
             await asyncio.sleep(0.01)
     began = time.monotonic()
-    await api.cron.parts.sockets.drain()
+    await api.cron.parts.connections.drain()
     assert 0.5 <= time.monotonic() - began < 2.5
     await nobody_left(api, 0.1)
     frame = await silent[0].frame()
@@ -265,6 +266,6 @@ async def test_a_drain_is_parallel_and_bounded_however_rude_the_clients(
             await asyncio.sleep(0.01)
     async with connected(api.port, token()) as late:
         assert (await closed(late))[0] == 1001
-    api.cron.parts.sockets.accept()
+    api.cron.parts.connections.accept()
     async with connected(api.port, token()) as again:
         await subscribe(again, {"1": None})

@@ -91,10 +91,11 @@ async def test_a_socket_answers_alike_whether_a_hidden_store_exists(api: Api) ->
                 await ws.send_json({"type": "unsubscribe", "stores": [store_id]})
                 await ws.send_json({"type": "subscribe", "stores": {"mine": None}})
                 async with asyncio.timeout(10):
-                    heard = [await ws.receive_json() for _ in range(3)]
+                    heard = [await ws.receive_json() for _ in range(4)]
                 assert heard[0] == {"type": "subscribed", "stores": {}}
                 assert heard[1].pop("stores") == [store_id]
-                assert list(heard[2]["stores"]) == ["mine"]
+                assert heard[2] == {"type": "unsubscribed", "stores": [store_id]}
+                assert list(heard[3]["stores"]) == ["mine"]
                 answers.append(heard[1])
     assert all(each == answers[0] for each in answers) and answers[0]["code"] == "forbidden"
 

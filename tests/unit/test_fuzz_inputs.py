@@ -24,8 +24,8 @@ from solocron.stores.importing import read
 from solocron.stores.model import FIELDS, InvalidField, Store, is_store_id, parse_store
 from solocron.stores.reading import BadRow
 from solocron.web.auth import Authenticator, Forbidden, Unauthenticated
+from solocron.web.frames import parse, positions
 from solocron.web.guard import basic_password, bearer, check_host, check_origin, quoted
-from solocron.web.socket import parse, positions
 
 SECRET = "0123456789abcdef" * 4
 ZONES = st.sampled_from(

@@ -1,12 +1,14 @@
 """The wire form of a notification: CloudEvents 1.0 in JSON. Pure.
 
-`sequence` follows the CloudEvents sequence extension: a string that sorts as its number does.
+`sequence` follows the CloudEvents sequence extension: a string that sorts as its number does. So
+does `feedsequence`, the number in the feed, of one that was read there.
 """
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from solocron.storage.outbox import Notification
 
@@ -20,7 +22,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def cloud_event(notification: Notification) -> bytes:
     """The notification as one CloudEvent, UTF-8 JSON."""
     moment = _EPOCH + timedelta(milliseconds=notification.created_at)
-    event = {
+    event: dict[str, Any] = {
         "specversion": "1.0",
         "id": f"{notification.store_id}:{notification.seq}",
         "source": f"/stores/{notification.store_id}",
@@ -30,4 +32,6 @@ def cloud_event(notification: Notification) -> bytes:
         "datacontenttype": "application/json",
         "data": notification.data,
     }
+    if notification.feed is not None:
+        event["feedsequence"] = f"{notification.feed:020d}"
     return json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()

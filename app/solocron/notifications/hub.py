@@ -9,6 +9,10 @@ it: what the rows lack up to the newest was pruned, what is beyond the newest wa
 So nothing is lost or doubled, and the order of each store is kept, whatever pub/sub drops, repeats
 or reorders. What it drops in silence (a master that a failover left behind still takes messages,
 for nobody) leaves no gap to see until the store's next one: the table is looked at every 30 s.
+
+Who watches all stores (EVERY) watches one more "store": the feed, whose positions are the numbers
+that notifications have in it. As they get those only after their commit, such a client is served
+from the table alone, as soon as somebody says that there is something new.
 """
 
 from __future__ import annotations
@@ -20,11 +24,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Literal, TypedDict
 
 from solocron.errors import StorageUnavailable
 from solocron.notifications.client import Message, Receiver, message_of
 from solocron.notifications.event import cloud_event
 from solocron.notifications.fanout import Fanout
+from solocron.storage.feed import EVERY
 from solocron.storage.outbox import CHUNK, Outbox
 
 log = logging.getLogger("solocron.notifications")
@@ -37,13 +43,19 @@ _DRAIN_S = 30.0
 _PACE_BYTES = 256 * 1024
 
 
-@dataclass(frozen=True)
-class Position:
+class Position(TypedDict):
     """Where a subscription starts. `seq` is the store's newest; `recovered` is False when the
     history does not reach back to the client's last `seq`."""
 
     seq: int
     recovered: bool
+
+
+class Subscribed(TypedDict):
+    """The answer to a subscribe, and what is said of a store whose history was pruned away."""
+
+    type: Literal["subscribed"]
+    stores: dict[str, Position]
 
 
 @dataclass(eq=False)
@@ -128,7 +140,7 @@ class Hub:
         positions: dict[str, Position] = {}
         for store_id, head in heads.items():
             start, recovered = _start(wanted[store_id], head, oldest.get(store_id))
-            positions[store_id] = Position(head, recovered)
+            positions[store_id] = {"seq": head, "recovered": recovered}
             self._topics[store_id].clients[client] = start
         if heads:
             self._subscriptions.setdefault(client, set()).update(heads)
@@ -215,6 +227,10 @@ class Hub:
         self._behind.add(store_id)
         self._look.set()
 
+    def nudged(self) -> None:
+        """Somebody published: those who watch all stores look in the table."""
+        self._need(EVERY)
+
     def resync(self) -> None:
         """Messages may have been missed on every store (Redis is back): look in the table."""
         self._resyncs += 1
@@ -262,13 +278,14 @@ class Hub:
             heard = {each: dict(self._topics[each].held) for each in asked}
             heads, rows = await self._outbox.since(asked, _PAGE)
             for row in rows:
-                topic = self._topics.get(row.store_id)
+                store_id, seq = row.place
+                topic = self._topics.get(store_id)
                 if topic is not None:
-                    if row.seq > asked[row.store_id] + 1:
-                        self._skip(row.store_id, topic, row.seq - 1)
-                    self._send(topic, message_of(row.store_id, row.seq, cloud_event(row)))
-                asked[row.store_id] = row.seq
-            more = len(rows) == _PAGE
+                    if seq > asked[store_id] + 1:
+                        self._skip(store_id, topic, seq - 1)
+                    self._send(topic, message_of(store_id, seq, cloud_event(row)))
+                asked[store_id] = seq
+            more = len(rows) >= _PAGE
             if not more:
                 for store_id, reached in asked.items():
                     self._settle(store_id, reached, heads.get(store_id, 0), heard[store_id])
@@ -311,7 +328,7 @@ class Hub:
         """A gap in the table itself means the history was pruned: say so, and go on from there."""
         for client, last in topic.clients.items():
             if last < seq:
-                client.tell(subscribed({store_id: Position(seq, False)}))
+                client.tell(subscribed({store_id: {"seq": seq, "recovered": False}}))
                 topic.clients[client] = seq
 
     async def _paced(self, client: Receiver) -> None:
@@ -333,11 +350,7 @@ def _start(last: int | None, head: int, oldest: int | None) -> tuple[int, bool]:
     return last, True
 
 
-def subscribed(positions: Mapping[str, Position]) -> bytes:
-    """The answer to a subscribe, JSON."""
-    stores = {
-        each: {"seq": position.seq, "recovered": position.recovered}
-        for each, position in positions.items()
-    }
-    message = {"type": "subscribed", "stores": stores}
-    return json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode()
+def subscribed(positions: dict[str, Position]) -> bytes:
+    """The answer to a subscribe, as JSON."""
+    answer: Subscribed = {"type": "subscribed", "stores": positions}
+    return json.dumps(answer, separators=(",", ":"), ensure_ascii=False).encode()

@@ -83,6 +83,7 @@ class Relay:
     def _deliver(self, messages: Sequence[_Message]) -> None:
         for message in messages:
             self._hub.deliver(*message)
+        self._hub.nudged()
 
     async def _mark(self, rows: Sequence[Notification]) -> bool:
         """Note what Redis took; False when it will be published again."""
@@ -102,7 +103,8 @@ class Relay:
                 log.debug("sweep of unpublished notifications skipped: %s", error)
 
     async def _sweep(self) -> None:
-        """Publish what is old and unpublished, by one server at a time, in bounded batches."""
+        """Publish what is old and unpublished, by one server at a time, in bounded batches; and
+        keep the feed short of unnumbered ones, for the first who watches it."""
         period_ms, worked = int(self._sweep_s * 1000), False
         if not await self._fanout.take_turn(period_ms):
             return
@@ -114,6 +116,7 @@ class Relay:
             self._deliver(messages)
             if not await self._fanout.publish(messages) or not await self._mark(rows):
                 break
+        await self._outbox.number()
         if worked:
             await self._fanout.take_turn(period_ms, again=True)
 

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.storage.engine import Database, database_now
+from solocron.storage.feed import EVERY, Feed, lock_feed
 from solocron.storage.tables import deliveries, notifications, stores
 
 CHUNK = 500  # stores per statement: 2 parameters each, well under either database's limit
@@ -36,13 +37,20 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Notification:
-    """One row: the `seq`-th notification of a store. `created_at` is UTC epoch ms."""
+    """One row: the `seq`-th notification of a store. `created_at` is UTC epoch ms; `feed` is its
+    number among those of all stores, where it was read as one of them."""
 
     store_id: str
     seq: int
     type: str
     data: Mapping[str, Any]
     created_at: int
+    feed: int | None = None
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """What it was read as: the store's id and the seq, or EVERY and the number in the feed."""
+        return (self.store_id, self.seq) if self.feed is None else (EVERY, self.feed)
 
 
 async def append(
@@ -77,19 +85,24 @@ async def append(
 
 
 class Outbox:
-    """Reads the table. Every method may raise StorageUnavailable."""
+    """Reads the table, of stores or, by the id EVERY, of the feed. Every method may raise
+    StorageUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._feed = Feed(database)
 
     async def heads(self, store_ids: Sequence[str]) -> dict[str, int]:
         """The newest `seq` of each store that exists (0: it has no notification yet)."""
+        found = {EVERY: await self._feed.number()} if EVERY in store_ids else {}
         async with self._database.connect() as connection:
-            return await _heads(connection, store_ids)
+            return found | await _heads(connection, store_ids)
 
     async def oldest(self, store_ids: Sequence[str]) -> dict[str, int]:
         """The oldest `seq` still kept of each store that has any."""
         found: dict[str, int] = {}
+        if EVERY in store_ids and (number := await self._feed.oldest()) is not None:
+            found[EVERY] = number
         async with self._database.connect() as connection:
             for chunk in _chunks(store_ids):
                 query = (
@@ -105,10 +118,21 @@ class Outbox:
         self, last: Mapping[str, int], limit: int
     ) -> tuple[dict[str, int], list[Notification]]:
         """The newest `seq` of each store, read first, and then what came after its `last`: in
-        order per store, at most `limit` rows. At most `CHUNK` stores."""
+        order per store, at most `limit` rows of stores and as many of the feed. At most `CHUNK`
+        stores."""
+        heads, rows = await self._of_stores(last, limit)
+        if EVERY in last:
+            heads[EVERY] = await self._feed.number()
+            numbered = await self._feed.since(last[EVERY], limit)
+            rows += [notification(row, feed=row.feed) for row in numbered]
+        return heads, rows
+
+    async def _of_stores(
+        self, last: Mapping[str, int], limit: int
+    ) -> tuple[dict[str, int], list[Notification]]:
         async with self._database.connect() as connection:
             heads = await _heads(connection, list(last))
-            behind = [(each, seq) for each, seq in last.items() if seq < heads.get(each, 0)]
+            behind = [(each, last[each]) for each in heads if last[each] < heads[each]]
             if not behind:
                 return heads, []
             wanted = (
@@ -127,6 +151,10 @@ class Outbox:
             )
             return heads, [notification(row) for row in await connection.execute(query)]
 
+    async def number(self) -> None:
+        """Give what was committed its number in the feed."""
+        await self._feed.number()
+
     async def unpublished(self, before_ms: int, limit: int) -> list[Notification]:
         """Rows no relay has published although created before `before_ms`, oldest first."""
         query = (
@@ -141,6 +169,7 @@ class Outbox:
     async def mark_published(self, rows: Sequence[Notification], now_ms: int) -> None:
         """Note that every server watching these stores has been told."""
         async with self._database.begin() as connection:
+            await lock_feed(connection)
             for chunk in _chunks(rows):
                 # By key, in the one form that both databases look up in the index: SQLite reads
                 # the whole table for a join here.
@@ -166,6 +195,7 @@ def _chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
         yield items[start : start + CHUNK]
 
 
-def notification(row: Row[Any]) -> Notification:
-    """The notification a row of the table is."""
-    return Notification(row.store_id, row.seq, row.type, json.loads(row.data), row.created_at)
+def notification(row: Row[Any], feed: int | None = None) -> Notification:
+    """The notification a row of the table is; `feed`, if it was read as one of the feed."""
+    data = json.loads(row.data)
+    return Notification(row.store_id, row.seq, row.type, data, row.created_at, feed)

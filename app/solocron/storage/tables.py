@@ -51,7 +51,25 @@ notifications = Table(
         postgresql_where=text("published_at IS NULL"),
         sqlite_where=text("published_at IS NULL"),
     ),
+    Column("feed", BigInteger),
+    Index(
+        "notifications_feed",
+        "feed",
+        unique=True,
+        postgresql_where=text("feed IS NOT NULL"),
+        sqlite_where=text("feed IS NOT NULL"),
+    ),
+    Index(
+        "notifications_unnumbered",
+        "store_id",
+        "seq",
+        postgresql_where=text("feed IS NULL"),
+        sqlite_where=text("feed IS NULL"),
+    ),
 )
+
+# One row: the newest number of the feed.
+feed = Table("feed", metadata, Column("position", BigInteger, nullable=False))
 
 job_runs = Table(
     "job_runs",

@@ -18,6 +18,7 @@ import jwt
 
 from solocron.clock import Clock
 from solocron.errors import ConfigError, SolocronError
+from solocron.storage.feed import EVERY
 
 AUDIENCE = "solocron"
 SCOPES = ("notifications:read", "stores:write", "jobs:run", "admin")
@@ -54,8 +55,8 @@ class Principal:
         return scope in self.scopes or "admin" in self.scopes
 
     def sees(self, store_id: str) -> bool:
-        """Whether the token is for this store."""
-        return self.stores is None or store_id in self.stores
+        """Whether the token is for this store; for EVERY, only if it is for all of them."""
+        return self.stores is None or (store_id in self.stores and store_id != EVERY)
 
     def require(self, scope: str) -> None:
         """Raise Forbidden unless the token has the scope."""

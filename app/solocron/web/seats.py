@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 log = logging.getLogger("solocron.web")
 
@@ -25,19 +23,18 @@ class Seats:
         self._taken: Counter[str] = Counter()
         self._full: set[str] = set()  # keys that the operator was told of
 
-    @contextmanager
-    def seat(self, key: str) -> Iterator[None]:
-        """Have a seat of `key` within the block; '' is counted for nobody. Raises Full."""
+    def take(self, key: str) -> None:
+        """Have a seat of `key`, until it is left; '' is counted for nobody. Raises Full."""
         if not self._limit or not key:
-            yield
             return
         if self._taken[key] >= self._limit:
             self._tell(key)
             raise Full(f"too many connections of this {self._of}")
         self._taken[key] += 1
-        try:
-            yield
-        finally:
+
+    def leave(self, key: str) -> None:
+        """Give back a seat that was taken."""
+        if self._limit and key:
             self._taken[key] -= 1
             if not self._taken[key]:
                 del self._taken[key]

@@ -1,0 +1,106 @@
+"""The feed: every notification of every store in one line, for those who watch them all.
+
+A notification gets its place, its `feed` number, after it was committed: whoever holds the lock on
+the one row of the table `feed` numbers what has no number yet. So the numbers are gap-free and,
+as with a store's `seq`, a reader that has seen `n` misses nothing as long as it next sees `n + 1`.
+A store's notifications keep their order, because those of one store are always numbered in turn.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Row, bindparam, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from solocron.storage.engine import Database
+from solocron.storage.tables import feed, notifications
+
+EVERY = "*"  # stands for all stores, where a store's id could; no store has such an id
+_BATCH = 1000
+
+
+class _Place(NamedTuple):
+    created_at: int
+    store_id: str
+    seq: int
+
+
+class Feed:
+    """Numbers and reads the feed. Every method may raise StorageUnavailable."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def number(self) -> int:
+        """Number what has no number, and return the newest one (0: there is none yet)."""
+        unnumbered = select(notifications.c.seq).where(notifications.c.feed.is_(None)).limit(1)
+        newest = select(feed.c.position)
+        while True:
+            async with self._database.connect() as connection:
+                waiting = (await connection.execute(unnumbered)).first() is not None
+                if not waiting:
+                    return int((await connection.execute(newest)).scalar_one())
+            async with self._database.begin() as connection:
+                await _number_batch(connection)
+
+    async def oldest(self) -> int | None:
+        """The oldest number still kept; None when nothing is."""
+        query = select(func.min(notifications.c.feed))
+        async with self._database.connect() as connection:
+            found: int | None = (await connection.execute(query)).scalar_one()
+            return found
+
+    async def since(self, last: int, limit: int) -> Sequence[Row[tuple[object, ...]]]:
+        """What came after number `last`, in order, at most `limit` rows of `notifications`."""
+        query = (
+            select(notifications)
+            .where(notifications.c.feed > last)
+            .order_by(notifications.c.feed)
+            .limit(limit)
+        )
+        async with self._database.connect() as connection:
+            return (await connection.execute(query)).all()
+
+
+async def _number_batch(connection: AsyncConnection) -> None:
+    taken = await lock_feed(connection)
+    query = (
+        select(notifications.c.created_at, notifications.c.store_id, notifications.c.seq)
+        .where(notifications.c.feed.is_(None))
+        .order_by(notifications.c.store_id, notifications.c.seq)
+        .limit(_BATCH)
+    )
+    places = in_line([_Place(*row) for row in await connection.execute(query)])
+    if not places:
+        return
+    is_it = (notifications.c.store_id == bindparam("of_store")) & (
+        notifications.c.seq == bindparam("of_seq")
+    )
+    await connection.execute(
+        update(notifications).where(is_it).values(feed=bindparam("number")),
+        [
+            {"of_store": each.store_id, "of_seq": each.seq, "number": number}
+            for number, each in enumerate(places, taken + 1)
+        ],
+    )
+    await connection.execute(update(feed).values(position=taken + len(places)))
+
+
+async def lock_feed(connection: AsyncConnection) -> int:
+    """The newest number. Until the transaction ends nobody else numbers, or marks what was
+    published: two that change the same rows in different orders would wait for each other."""
+    return int((await connection.execute(select(feed.c.position).with_for_update())).scalar_one())
+
+
+def in_line(places: Sequence[_Place]) -> list[_Place]:
+    """By time, except that a store's stay in the order of their seq, whatever the clocks of the
+    servers that wrote them say. `places` are sorted by store and seq."""
+    latest: defaultdict[str, int] = defaultdict(int)
+    keys = {}
+    for each in places:
+        latest[each.store_id] = max(latest[each.store_id], each.created_at)
+        keys[each] = latest[each.store_id], each.store_id, each.seq
+    return sorted(places, key=keys.__getitem__)

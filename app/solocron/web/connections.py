@@ -1,0 +1,101 @@
+"""The open connections of this server, whatever their wire: how many there may be, and their end
+when the server drains."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Protocol
+
+from solocron.web.seats import Full, Seats
+
+GOING_AWAY = 1001
+
+_DRAIN_WITHIN_S = 2.0
+_RECONNECTS_PER_S = 1000  # what the servers that stay are asked to take of one that goes
+_SPREAD_MS = (5_000, 30_000)
+
+
+class Connection(Protocol):
+    """An open connection."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Have it end, with a close code and what the client should know."""
+
+    def drop(self) -> None:
+        """Cut it."""
+
+
+class Draining(Exception):
+    """This server lets nobody in any more."""
+
+
+class Connections:
+    """At most `limit` connections, and so many of one token and of one address (0: no limit)."""
+
+    def __init__(self, *, limit: int, per_token: int, per_address: int) -> None:
+        self._limit = limit
+        self.of_token = Seats(per_token, of="token", setting="SOLOCRON_MAX_CONNECTIONS_PER_TOKEN")
+        self._of_address = Seats(
+            per_address, of="address", setting="SOLOCRON_MAX_CONNECTIONS_PER_ADDRESS"
+        )
+        self._open: set[Connection] = set()
+        self._none_open = asyncio.Event()
+        self._draining = False
+
+    @property
+    def open(self) -> int:
+        """How many there are."""
+        return len(self._open)
+
+    def check(self) -> None:
+        """Raise Draining or Full when nobody is let in."""
+        if self._draining:
+            raise Draining("this server is going away: reconnect")
+        if len(self._open) >= self._limit:
+            raise Full("this server has too many connections: reconnect later")
+
+    @contextmanager
+    def admitted(self, connection: Connection, address: str) -> Iterator[None]:
+        """Count it as open within the block. Raises Full."""
+        self._of_address.take(address)
+        self._open.add(connection)
+        self._none_open.clear()
+        try:
+            yield
+        finally:
+            self._of_address.leave(address)
+            self._open.discard(connection)
+            if not self._open:
+                self._none_open.set()
+
+    def accept(self) -> None:
+        """Let clients in, again after a drain."""
+        self._draining = False
+
+    async def drain(self) -> None:
+        """Close each with 1001 and a time to reconnect after, evenly spread; those that do not
+        answer within 2 s are dropped. Lets nobody in any more."""
+        self._draining = True
+        leaving = list(self._open)
+        for connection, delay_ms in zip(leaving, reconnect_delays(len(leaving)), strict=True):
+            connection.close(GOING_AWAY, f"reconnect-after-ms={delay_ms}")
+        for _ in range(2):
+            if self._open:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_DRAIN_WITHIN_S):
+                        await self._none_open.wait()
+            for connection in self._open:
+                connection.drop()
+
+
+def reconnect_delays(count: int) -> list[int]:
+    """How long each of `count` clients should stay away, in ms: one in each of as many equal parts
+    of 5 s, or of as long as 1,000 a second take, up to 30 s, in any order."""
+    shortest, longest = _SPREAD_MS
+    spread = min(max(shortest, count * 1000 // _RECONNECTS_PER_S), longest)
+    delays = [int((number + random.random()) * spread / count) for number in range(count)]
+    random.shuffle(delays)
+    return delays
