@@ -7,8 +7,11 @@ does `feedsequence`, the number in the feed, of one that was read there.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from solocron.storage.outbox import Notification
 
@@ -19,10 +22,25 @@ STORE_OPEN_REMINDER = "store.open-reminder"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+class CloudEvent(TypedDict):
+    """A notification. `sequence` is its seq in its store, and `feedsequence` its number among those
+    of all stores, where those are watched; both are padded with zeros."""
+
+    specversion: Literal["1.0"]
+    id: str
+    source: str
+    type: str
+    time: str
+    sequence: str
+    datacontenttype: Literal["application/json"]
+    data: Mapping[str, Any]
+    feedsequence: NotRequired[str]
+
+
 def cloud_event(notification: Notification) -> bytes:
     """The notification as one CloudEvent, UTF-8 JSON."""
     moment = _EPOCH + timedelta(milliseconds=notification.created_at)
-    event: dict[str, Any] = {
+    event: CloudEvent = {
         "specversion": "1.0",
         "id": f"{notification.store_id}:{notification.seq}",
         "source": f"/stores/{notification.store_id}",

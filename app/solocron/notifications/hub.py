@@ -24,7 +24,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Literal
+
+from typing_extensions import TypedDict
 
 from solocron.errors import StorageUnavailable
 from solocron.notifications.client import Message, Receiver, message_of

@@ -10,7 +10,7 @@ turns over twice a day, and a planner that believes yesterday's count would walk
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +27,7 @@ from solocron.storage.outbox import CHUNK, Notification
 from solocron.storage.tables import stores
 from solocron.stores.hours import HoursKey, shown
 from solocron.stores.model import Store
+from solocron.stores.told import AskedFor, Data, HoursBegan, HoursEnded
 
 MAX_PAGE = 1000
 _KEY = (stores.c.hours, stores.c.timezone, stores.c.country)
@@ -123,8 +124,11 @@ class StoreRepository:
         """Close up to `limit` open stores with one of `keys`; fewer: there are no more."""
         due = _with_hours(keys).where(stores.c.is_open).limit(limit)
         rows = await _change(connection, due, {"is_open": False}, now_ms)
-        data = {"reason": "hours-ended", "tick": _iso(tick)}
-        return await self._notify(connection, STORE_CLOSED, rows, data, now_ms)
+
+        def told(name: str) -> HoursEnded:
+            return {"name": name, "reason": "hours-ended", "tick": _iso(tick)}
+
+        return await self._notify(connection, STORE_CLOSED, rows, told, now_ms)
 
     async def remind_due(
         self,
@@ -141,19 +145,25 @@ class StoreRepository:
         unreminded = or_(last.is_(None), last < tick)
         due = _with_hours(keys).where(~stores.c.is_open, unreminded).limit(limit)
         rows = await _change(connection, due, {"last_reminded_tick": tick}, now_ms)
-        return await self._notify(
-            connection, STORE_OPEN_REMINDER, rows, {"tick": _iso(tick)}, now_ms
-        )
+
+        def told(name: str) -> HoursBegan:
+            return {"name": name, "tick": _iso(tick)}
+
+        return await self._notify(connection, STORE_OPEN_REMINDER, rows, told, now_ms)
 
     async def set_open(
         self, store_id: str, is_open: bool, now_ms: int
     ) -> tuple[Store, list[Notification]]:
         """Open or close one store; no notification if it already was. Raises UnknownStore."""
         due = select(stores.c.id).where(stores.c.id == store_id, stores.c.is_open != is_open)
+
+        def told(name: str) -> AskedFor:
+            return {"name": name, "reason": "api"}
+
         async with self._database.begin() as connection:
             rows = await _change(connection, due, {"is_open": is_open}, now_ms)
             type_ = STORE_OPENED if is_open else STORE_CLOSED
-            notes = await self._notify(connection, type_, rows, {"reason": "api"}, now_ms)
+            notes = await self._notify(connection, type_, rows, told, now_ms)
             return await _get(connection, store_id), notes
 
     async def _notify(
@@ -161,11 +171,11 @@ class StoreRepository:
         connection: AsyncConnection,
         type_: str,
         rows: Sequence[Row[Any]],
-        data: dict[str, str],
+        told: Callable[[str], Data],
         now_ms: int,
     ) -> list[Notification]:
         notes = [
-            Notification(row.id, row.notification_seq, type_, {"name": row.name, **data}, now_ms)
+            Notification(row.id, row.notification_seq, type_, told(row.name), now_ms)
             for row in rows
         ]
         await outbox.append(connection, notes, self._channels)

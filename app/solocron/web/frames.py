@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from solocron.errors import InvalidInput
 from solocron.storage.feed import EVERY
@@ -12,6 +14,7 @@ from solocron.stores.model import is_store_id
 from solocron.web.guard import quoted
 
 MAX_STORES = 10_000
+MAX_SEQ = 2**63 - 1
 
 
 class Authenticate(TypedDict):
@@ -102,7 +105,7 @@ def positions(stores: object) -> dict[str, int | None]:
     for store_id, seq in stores.items():
         if store_id != EVERY and not is_store_id(store_id):
             raise InvalidInput(f"subscribe: no store can have the id {store_id[:64]!r}")
-        whole = isinstance(seq, int) and not isinstance(seq, bool) and 0 <= seq < 2**63
+        whole = isinstance(seq, int) and not isinstance(seq, bool) and 0 <= seq <= MAX_SEQ
         if seq is not None and not whole:
             raise InvalidInput(
                 f"subscribe: last seq of store {store_id!r} is {quoted(seq)}: "
