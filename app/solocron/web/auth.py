@@ -23,7 +23,7 @@ from solocron.storage.feed import EVERY
 AUDIENCE = "solocron"
 SCOPES = ("notifications:read", "stores:write", "jobs:run", "admin")
 MIN_SECRET = 32
-_MAX_TOKEN = 64 * 1024
+MAX_TOKEN = 64 * 1024
 _MAX_STORES = 10_000
 _MAX_JWKS = 256 * 1024
 _LEEWAY_S = 5
@@ -106,8 +106,8 @@ class Authenticator:
             return ANYBODY
         if not token:
             raise Unauthenticated("no token: send Authorization: Bearer <token>")
-        if len(token) > _MAX_TOKEN:
-            raise Unauthenticated(f"the token has over {_MAX_TOKEN} characters")
+        if len(token) > MAX_TOKEN:
+            raise Unauthenticated(f"the token has over {MAX_TOKEN} characters")
         try:
             key, algorithm = self._key_of(token)
             claims = jwt.decode(

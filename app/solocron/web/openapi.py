@@ -200,6 +200,12 @@ def _others() -> dict[str, Any]:
                 "responses": _answers({200: ("The document.", state)}, *_GUARDED),
             }
         },
+        "/api/asyncapi.json": {
+            "get": {
+                "summary": "The AsyncAPI document of /ws, for any good token.",
+                "responses": _answers({200: ("The document.", state)}, *_GUARDED),
+            }
+        },
         "/dashboard": {
             "get": {
                 "summary": "How each job and lock is, for tokens with jobs:run.",
@@ -224,7 +230,8 @@ def _others() -> dict[str, Any]:
         "/ws": {
             "get": {
                 "summary": "A WebSocket of notifications, subprotocol solocron.v1.",
-                "description": "The token comes in the Authorization header or the first frame.",
+                "description": "The token comes in the Authorization header or the first frame; "
+                "/api/asyncapi.json describes the frames.",
                 "security": [{}, {"token": []}],
                 "responses": _answers({101: ("The WebSocket is open.", None)}, 400, 403),
             }

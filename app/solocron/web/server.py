@@ -13,11 +13,11 @@ from aiohttp.http import HttpProcessingError
 
 from solocron.errors import ConfigError, InvalidInput, StorageUnavailable
 from solocron.stores.repository import UnknownStore
+from solocron.web import asyncapi, openapi
 from solocron.web.api import StoresApi
 from solocron.web.auth import Authenticator, Forbidden, Unauthenticated
 from solocron.web.dashboard import Dashboard
 from solocron.web.guard import bearer, check_host
-from solocron.web.openapi import document
 from solocron.web.socket import Sockets
 
 log = logging.getLogger("solocron.web")
@@ -56,11 +56,12 @@ def routes(
             {"ready": ready, **parts}, status=200 if ready else 503, headers=_HEADERS
         )
 
-    described = document()
+    def described(document: Mapping[str, Any]) -> Handler:
+        async def handler(request: web.Request) -> web.Response:
+            authenticator.authenticate(bearer(request))
+            return web.json_response(document)
 
-    async def openapi(request: web.Request) -> web.Response:
-        authenticator.authenticate(bearer(request))
-        return web.json_response(described)
+        return guarded(handler)
 
     def guarded(handler: Handler) -> Handler:
         return _guarded(handler, authenticator)
@@ -70,7 +71,8 @@ def routes(
         web.get("/readyz", readyz),
         web.get("/ws", guarded(sockets.handle), allow_head=False),
         web.get("/dashboard", guarded(dashboard.page)),
-        web.get("/api/openapi.json", guarded(openapi)),
+        web.get("/api/openapi.json", described(openapi.document())),
+        web.get("/api/asyncapi.json", described(asyncapi.document())),
         web.get("/api/v1/stores", guarded(stores.list)),
         web.get("/api/v1/stores/{id}", guarded(stores.get)),
         web.put("/api/v1/stores/{id}", guarded(stores.put)),
