@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from peers import Peer
@@ -18,9 +19,11 @@ from solocron.errors import StorageUnavailable
 from solocron.notifications.client import Client
 from solocron.notifications.event import cloud_event
 from solocron.notifications.hub import Hub
+from solocron.storage.feed import EVERY
 from solocron.storage.outbox import Notification
 
 STORES = ("a", "b", "c")
+TOPICS = (*STORES, EVERY)
 SOON = 1_000_000  # a seq no run comes near
 
 
@@ -29,14 +32,37 @@ def notification(store: str, seq: int) -> Notification:
 
 
 class Table:
-    """Committed notifications, some of the oldest of them pruned."""
+    """Committed notifications, some of the oldest of them pruned; those of the feed are numbered
+    when somebody reads it."""
 
     def __init__(self, rng: random.Random) -> None:
         self.head = dict.fromkeys(STORES, 0)
-        self.oldest_kept = dict.fromkeys(STORES, 1)
+        self.oldest_kept = dict.fromkeys(TOPICS, 1)
+        self.feed: list[tuple[str, int]] = []
+        self.unnumbered: list[tuple[str, int]] = []
         self.is_down = False
         self.reads = self.reading = 0
         self._rng = rng
+
+    def commit(self, store: str) -> int:
+        self.head[store] += 1
+        self.unnumbered.append((store, self.head[store]))
+        return self.head[store]
+
+    def newest(self, topic: str) -> int:
+        return len(self.feed) if topic == EVERY else self.head.get(topic, 0)
+
+    def _heads(self, topics: Sequence[str]) -> dict[str, int]:
+        if EVERY in topics:
+            self.feed += self.unnumbered
+            self.unnumbered.clear()
+        return {each: self.newest(each) for each in topics if each in TOPICS}
+
+    def _rows(self, topic: str, last: int) -> list[Notification]:
+        places = range(max(last + 1, self.oldest_kept[topic]), self.newest(topic) + 1)
+        if topic == EVERY:
+            return [replace(notification(*self.feed[n - 1]), feed=n) for n in places]
+        return [notification(topic, seq) for seq in places]
 
     async def _moment(self) -> None:
         for _ in range(self._rng.choice((0, 0, 1, 3, 8, 25))):
@@ -56,14 +82,14 @@ class Table:
             self.reading -= 1
 
     async def heads(self, store_ids: Sequence[str]) -> dict[str, int]:
-        return await self._read(lambda: {s: self.head[s] for s in store_ids if s in self.head})
+        return await self._read(lambda: self._heads(store_ids))
 
     async def oldest(self, store_ids: Sequence[str]) -> dict[str, int]:
         return await self._read(
             lambda: {
                 each: self.oldest_kept[each]
                 for each in store_ids
-                if each in self.head and self.oldest_kept[each] <= self.head[each]
+                if each in TOPICS and self.oldest_kept[each] <= self.newest(each)
             }
         )
 
@@ -71,13 +97,13 @@ class Table:
         self, last: Mapping[str, int], limit: int
     ) -> tuple[dict[str, int], list[Notification]]:
         heads = await self.heads(list(last))
+        stores = [each for each in sorted(last) if each in self.head]
+        feed = last.get(EVERY, SOON)
         return heads, await self._read(
-            lambda: [
-                notification(each, seq)
-                for each in sorted(last)
-                if each in self.head
-                for seq in range(max(last[each] + 1, self.oldest_kept[each]), self.head[each] + 1)
-            ][:limit]
+            lambda: (
+                [row for each in stores for row in self._rows(each, last[each])][:limit]
+                + self._rows(EVERY, feed)[:limit]
+            )
         )
 
 
@@ -105,7 +131,7 @@ class Seat:
 
     def __init__(self, max_pending: int = 4_000_000) -> None:
         self.peer = Peer(max_pending)
-        self.asked: dict[str, set[int | None]] = {each: set() for each in STORES}
+        self.asked: dict[str, set[int | None]] = {each: set() for each in TOPICS}
         self.tasks: list[asyncio.Task[Any]] = []
 
     @property
@@ -118,6 +144,8 @@ class Seat:
         for frame in map(json.loads, self.peer.frames):
             if "specversion" in frame:
                 store, seq = frame["source"].removeprefix("/stores/"), int(frame["sequence"])
+                if "feedsequence" in frame:
+                    store, seq = EVERY, int(frame["feedsequence"])
                 assert store in stands, "a notification before its subscribe was answered"
                 at = stands[store]
                 assert at is None or seq - 1 in at, f"{store}: {seq} after {at}"
@@ -149,8 +177,8 @@ class World:
     async def commit(self) -> None:
         store = self.rng.choice(STORES)
         for _ in range(self.rng.choice((1, 1, 2, 9))):
-            self.table.head[store] += 1
-            self.flying.append((store, self.table.head[store]))
+            self.flying.append((store, self.table.commit(store)))
+        self.flying.append((EVERY, 0))
 
     async def deliver(self) -> None:
         """Some of what flies arrives, in any order, again or never."""
@@ -161,13 +189,19 @@ class World:
                 continue
             if self.rng.random() < 0.3:
                 self.flying.insert(0, (store, seq))
-            if self.channels.is_up and store in self.channels.watched:
-                self.hub.deliver(store, seq, cloud_event(notification(store, seq)))
+            self.arrive(store, seq)
+
+    def arrive(self, store: str, seq: int) -> None:
+        if not self.channels.is_up or store not in self.channels.watched:
+            return
+        if store == EVERY:
+            self.hub.nudged()
+        else:
+            self.hub.deliver(store, seq, cloud_event(notification(store, seq)))
 
     async def deliver_in_order(self) -> None:
         for store, seq in sorted(self.flying):
-            if self.channels.is_up and store in self.channels.watched:
-                self.hub.deliver(store, seq, cloud_event(notification(store, seq)))
+            self.arrive(store, seq)
         self.flying.clear()
 
     async def stranger(self) -> None:
@@ -176,8 +210,8 @@ class World:
     async def subscribe(self) -> None:
         seat = self.rng.choice(self.seats)
         wanted: dict[str, int | None] = {}
-        for store in self.rng.sample((*STORES, "nowhere"), self.rng.randrange(1, 5)):
-            head = self.table.head.get(store, 0)
+        for store in self.rng.sample((*TOPICS, "nowhere"), self.rng.randrange(1, 6)):
+            head = self.table.newest(store)
             wanted[store] = self.rng.choice((None, head, self.rng.randint(0, head), 0))
             if store in seat.asked:
                 seat.asked[store].add(wanted[store])
@@ -190,7 +224,7 @@ class World:
 
     async def unsubscribe(self) -> None:
         seat = self.rng.choice(self.seats)
-        stores = self.rng.sample(STORES, self.rng.randrange(1, 3))
+        stores = self.rng.sample(TOPICS, self.rng.randrange(1, 3))
         seat.tasks.append(asyncio.create_task(self.hub.unsubscribe(seat.client, stores)))
 
     async def cancel(self) -> None:
@@ -209,8 +243,8 @@ class World:
         wire.stalled = not wire.stalled
 
     async def prune(self) -> None:
-        store = self.rng.choice(STORES)
-        head = self.table.head[store]
+        store = self.rng.choice(TOPICS)
+        head = self.table.newest(store)
         kept = self.rng.choice((head, self.rng.randint(0, head))) + 1
         self.table.oldest_kept[store] = max(self.table.oldest_kept[store], kept)
 
@@ -265,7 +299,8 @@ class World:
             if seat in self.gone or seat.client.is_closed:
                 continue
             for store in self.hub.watched_by(seat.client):
-                at, head = stands[store], self.table.head[store]
+                at, head = stands[store], self.table.newest(store)
+                assert store != EVERY or not self.table.unnumbered
                 assert at is None or head in at, f"{store}: {head} never came, only {at}"
                 assert self.hub._topics[store].clients[seat.client] == head
 

@@ -119,7 +119,7 @@ class Hub:
             await self._resume(client, behind)
             for store_id in wanted:  # what was heard, or may have been missed, while it joined
                 self._release(store_id)
-                if self._resyncs != resyncs:
+                if self._resyncs != resyncs or store_id == EVERY:  # nudges are not held
                     self._need(store_id)
         finally:
             await self._leave(wanted)
