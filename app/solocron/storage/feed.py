@@ -35,7 +35,7 @@ class Feed:
         self._database = database
 
     async def number(self) -> int:
-        """Number what has no number, and return the newest one (0: there is none yet)."""
+        """Number what was committed before, and return the newest one (0: there is none yet)."""
         unnumbered = select(notifications.c.seq).where(notifications.c.feed.is_(None)).limit(1)
         newest = select(feed.c.position)
         while True:
@@ -44,7 +44,9 @@ class Feed:
                 if not waiting:
                     return int((await connection.execute(newest)).scalar_one())
             async with self._database.begin() as connection:
-                await _number_batch(connection)
+                newest_now, was_full = await _number_batch(connection)
+            if not was_full:  # what is committed meanwhile may never end: others number it
+                return newest_now
 
     async def oldest(self) -> int | None:
         """The oldest number still kept; None when nothing is."""
@@ -65,7 +67,8 @@ class Feed:
             return (await connection.execute(query)).all()
 
 
-async def _number_batch(connection: AsyncConnection) -> None:
+async def _number_batch(connection: AsyncConnection) -> tuple[int, bool]:
+    """The newest number, and whether there may be more to number."""
     taken = await lock_feed(connection)
     query = (
         select(notifications.c.created_at, notifications.c.store_id, notifications.c.seq)
@@ -75,7 +78,7 @@ async def _number_batch(connection: AsyncConnection) -> None:
     )
     places = in_line([_Place(*row) for row in await connection.execute(query)])
     if not places:
-        return
+        return taken, False
     is_it = (notifications.c.store_id == bindparam("of_store")) & (
         notifications.c.seq == bindparam("of_seq")
     )
@@ -87,6 +90,7 @@ async def _number_batch(connection: AsyncConnection) -> None:
         ],
     )
     await connection.execute(update(feed).values(position=taken + len(places)))
+    return taken + len(places), len(places) == _BATCH
 
 
 async def lock_feed(connection: AsyncConnection) -> int:
