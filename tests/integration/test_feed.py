@@ -107,6 +107,20 @@ async def test_a_backlog_of_many_batches_is_numbered(database: Database, commit:
     assert_in_order(await line(database), dict.fromkeys(STORES, 700))
 
 
+async def test_a_reader_gets_a_page_before_all_the_rest_is_numbered(
+    database: Database, commit: Commit
+) -> None:
+    """While a burst is committed the feed is heard of, not only after it."""
+    for store in STORES:
+        await commit(store, 700)
+    outbox, places = Outbox(database), []
+    for head, count in ((1000, 1000), (2000, 1000), (2800, 800), (2800, 0)):
+        heads, rows = await outbox.since({EVERY: len(places)}, 1000)
+        assert (heads[EVERY], len(rows)) == (head, count)
+        places += [(row.store_id, row.seq) for row in rows]
+    assert_in_order(places, dict.fromkeys(STORES, 700))
+
+
 async def test_numbering_ends_although_commits_go_on(
     database: Database, commit: Commit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,8 +34,9 @@ class Feed:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def number(self) -> int:
-        """Number what was committed before, and return the newest one (0: there is none yet)."""
+    async def number(self, most: int | None = None) -> int:
+        """Number what was committed before, at most `most` of it, and return the newest number
+        (0: there is none yet)."""
         unnumbered = select(notifications.c.seq).where(notifications.c.feed.is_(None)).limit(1)
         newest = select(feed.c.position)
         while True:
@@ -44,9 +45,9 @@ class Feed:
                 if not waiting:
                     return int((await connection.execute(newest)).scalar_one())
             async with self._database.begin() as connection:
-                newest_now, was_full = await _number_batch(connection)
-            if not was_full:  # what is committed meanwhile may never end: others number it
-                return newest_now
+                number, count = await _number_batch(connection, most or _BATCH)
+            if most or count < _BATCH:  # commits may go on for ever
+                return number
 
     async def oldest(self) -> int | None:
         """The oldest number still kept; None when nothing is."""
@@ -67,18 +68,18 @@ class Feed:
             return (await connection.execute(query)).all()
 
 
-async def _number_batch(connection: AsyncConnection) -> tuple[int, bool]:
-    """The newest number, and whether there may be more to number."""
+async def _number_batch(connection: AsyncConnection, most: int) -> tuple[int, int]:
+    """The newest number, and how many are new."""
     taken = await lock_feed(connection)
     query = (
         select(notifications.c.created_at, notifications.c.store_id, notifications.c.seq)
         .where(notifications.c.feed.is_(None))
         .order_by(notifications.c.store_id, notifications.c.seq)
-        .limit(_BATCH)
+        .limit(most)
     )
     places = in_line([_Place(*row) for row in await connection.execute(query)])
     if not places:
-        return taken, False
+        return taken, 0
     is_it = (notifications.c.store_id == bindparam("of_store")) & (
         notifications.c.seq == bindparam("of_seq")
     )
@@ -90,7 +91,7 @@ async def _number_batch(connection: AsyncConnection) -> tuple[int, bool]:
         ],
     )
     await connection.execute(update(feed).values(position=taken + len(places)))
-    return taken + len(places), len(places) == _BATCH
+    return taken + len(places), len(places)
 
 
 async def lock_feed(connection: AsyncConnection) -> int:

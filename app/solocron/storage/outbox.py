@@ -122,7 +122,7 @@ class Outbox:
         stores."""
         heads, rows = await self._of_stores(last, limit)
         if EVERY in last:
-            heads[EVERY] = await self._feed.number()
+            heads[EVERY] = await self._feed.number(limit)  # a full page: the reader asks again
             numbered = await self._feed.since(last[EVERY], limit)
             rows += [notification(row, feed=row.feed) for row in numbered]
         return heads, rows
