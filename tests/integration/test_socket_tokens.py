@@ -270,6 +270,23 @@ async def test_a_half_open_peer_is_found_within_two_heartbeats(
             assert (await taking).type in (WSMsgType.CLOSED, WSMsgType.ERROR)
 
 
+async def test_a_silent_peer_to_whom_much_is_on_the_way_is_dropped_as_soon(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    """What it did not take holds nothing up."""
+    environment.setenv("SOLOCRON_HEARTBEAT", "1")
+    async with with_shops() as api:
+        client = await RawClient.connect(api.port, f"Authorization: Bearer {of('1')}")
+        await client.send(TEXT, b'{"type": "subscribe", "stores": {"1": 0}}')
+        assert await client.frame() is not None
+        began = time.monotonic()
+        for seq in range(1, 4):
+            api.cron.parts.hub.deliver("1", seq, b"x" * 1_200_000)
+        await nobody_left(api, 2)
+        assert time.monotonic() - began > 0.5
+        client.close()
+
+
 async def test_a_peer_that_only_listens_is_kept(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("SOLOCRON_HEARTBEAT", "0.5")
     async with with_shops() as api:

@@ -137,6 +137,8 @@ class Socket:
                 self._expiry.cancel()
             self._seats.leave(self._seat)
             await self._hub.remove(self._client)
+        if self._ws.exception() is not None:  # gone, or silent: it takes nothing more
+            self.drop()
         code, reason = self._ending or (1000, "")
         await part(self._ws, self._transport, code, reason, _CLOSE_WITHIN_S)
 
