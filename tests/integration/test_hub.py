@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from sqlalchemy import delete
@@ -11,6 +12,7 @@ from sqlalchemy import delete
 from conftest import RedisServer
 from peers import Peer
 from servers import Commit, Server, with_stores
+from solocron.notifications import hub as hub_module
 from solocron.notifications.event import cloud_event
 from solocron.storage.engine import Database
 from solocron.storage.tables import notifications
@@ -212,6 +214,28 @@ async def test_a_slow_client_is_cut_and_stalls_no_other(one: Server, commit: Com
     again = Peer()  # it comes back, and resumes
     await one.hub.subscribe(again.client, {"a": (slow.heard.last or {"a": 0})["a"]})
     await again.has("a", list(range(slow.heard.last.get("a", 0) + 1, 101)))
+
+
+@pytest.mark.parametrize("stalled", [True, False])
+async def test_who_is_gone_is_read_no_more_of_the_history_for(
+    one: Server, commit: Commit, monkeypatch: pytest.MonkeyPatch, stalled: bool
+) -> None:
+    await commit("a", 5_000)
+    peer, since, pages = Peer(), one.outbox.since, 0
+
+    async def counted(*args: Any) -> Any:
+        nonlocal pages
+        pages += 1
+        peer.wire.closing = pages == 3  # the connection is lost
+        return await since(*args)
+
+    peer.wire.stalled = stalled
+    monkeypatch.setattr(hub_module, "_DRAIN_S", 0.1 if stalled else 30)
+    monkeypatch.setattr(one.outbox, "since", counted)
+    async with asyncio.timeout(10):
+        await one.hub.subscribe(peer.client, {"a": 0})
+    assert pages == 3
+    await one.hub.remove(peer.client)
 
 
 async def test_no_notification_is_lost_between_subscribing_and_reading_the_table(

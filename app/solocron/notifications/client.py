@@ -114,7 +114,12 @@ class Client:
         self._max_pending = max_pending
         self._queue: list[bytes] = []
         self._queued = 0
-        self.is_closed = False
+        self._closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes nothing more, or its peer is gone."""
+        return self._closed or self._transport.is_closing()
 
     @property
     def pending(self) -> int:
@@ -131,7 +136,7 @@ class Client:
 
     def send(self, frame: bytes) -> None:
         """Queue a whole frame; dropped when the client is closed."""
-        if self.is_closed:
+        if self._closed:
             return
         if not self._queue:
             self._turn.add(self)
@@ -157,6 +162,6 @@ class Client:
 
     def close(self) -> None:
         """Write nothing more, not even what is queued."""
-        self.is_closed = True
+        self._closed = True
         self._queue.clear()
         self._queued = 0
