@@ -113,13 +113,15 @@ class StreamClient:
     async def block(self, within_s: float = 10) -> Event | None:
         """The next event, comment or retry field; None at the end."""
         async with asyncio.timeout(within_s):
-            while b"\n\n" not in self._body:
+            while True:
+                self._unchunk()
+                if b"\n\n" in self._body:
+                    break
                 if not await self._more():
                     chunked = self.headers.get("transfer-encoding") == "chunked"
                     self.is_whole = self._last_chunk if chunked else not self._body
                     self.close()
                     return None
-                self._unchunk()
         text, _, self._body = self._body.partition(b"\n\n")
         event = parse(text.decode())
         self.last_id = event.id or self.last_id

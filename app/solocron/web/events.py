@@ -54,6 +54,7 @@ _PREFLIGHT = {
 _RETRY_MS = (1_000, 5_000)  # spread, for when a server dies with all its streams
 _CLOSE_WITHIN_S = 2.0
 _FLUSH_POLL_S = 0.02
+_FORM = "ids, or * for all stores, each if need be with its last seq seen, such as 42:17,43"
 _SEQ = re.compile(r"[0-9]{1,19}")
 
 
@@ -146,30 +147,38 @@ class Stream:
             await response.prepare(self._request)
         except ConnectionError:
             return response
-        loop = asyncio.get_running_loop()
-        expiry = None
-        if expires_in is not None:
-            expiry = loop.call_later(
-                expires_in, self.close, UNAUTHENTICATED, "the token has expired"
-            )
+        timer = self._expiry(expires_in)
         try:
-            async with asyncio.timeout(None) as self._interrupt:
-                if not self._is_ended:
-                    self._open()
-                    await self._hub.subscribe(self._client, wanted)
-                    await loop.create_future()
+            await self._follow(wanted)
         except Exception as error:  # none may become a second answer in the middle of this one
             if not self._is_ended and not isinstance(error, StorageUnavailable):
                 log.exception("an event stream failed")
             self._end(b"")
         finally:
-            self._interrupt = None
-            for timer in (expiry, self._beat):
-                if timer is not None:
-                    timer.cancel()
+            for each in (timer, self._beat):
+                if each is not None:
+                    each.cancel()
             await self._hub.remove(self._client)
         await self._part(response)
         return response
+
+    def _expiry(self, expires_in: float | None) -> asyncio.TimerHandle | None:
+        if expires_in is None:
+            return None
+        return asyncio.get_running_loop().call_later(
+            expires_in, self.close, UNAUTHENTICATED, "the token has expired"
+        )
+
+    async def _follow(self, wanted: Mapping[str, int | None]) -> None:
+        """Notifications, until `_end` interrupts it with TimeoutError."""
+        try:
+            async with asyncio.timeout(None) as self._interrupt:
+                if not self._is_ended:  # it may have been while its stores were looked up
+                    self._open()
+                    await self._hub.subscribe(self._client, wanted)
+                    await asyncio.get_running_loop().create_future()
+        finally:
+            self._interrupt = None
 
     def close(self, code: int, reason: str) -> None:
         """Write no more notifications, and have `serve` end with a `retry` field when the server
@@ -297,18 +306,18 @@ def _wanted(request: web.Request) -> dict[str, int | None]:
     new ones. Raises InvalidInput."""
     lists = request.query.getall("stores", [])
     if not lists:
-        raise InvalidInput("stores is missing: give ids, such as ?stores=42,43, or * for all")
+        raise InvalidInput(f"stores is missing: give {_FORM}")
     wanted = positions(",".join(lists), "stores")
     last_id = request.headers.get("Last-Event-ID") or request.query.get("lastEventId")
     if last_id:
-        seen = positions(last_id, "Last-Event-ID")
+        seen = positions(last_id, "Last-Event-ID", with_seqs=True)
         wanted |= {each: seen[each] for each in wanted if each in seen}
     return wanted
 
 
-def positions(text: str, name: str) -> dict[str, int | None]:
-    """Store ids apart by commas, each perhaps with `:` and a seq; an event's `id` has one with
-    each. Raises InvalidInput."""
+def positions(text: str, name: str, *, with_seqs: bool = False) -> dict[str, int | None]:
+    """Store ids apart by commas, each perhaps, or `with_seqs` always, with `:` and its last seq.
+    Raises InvalidInput."""
     items = text.split(",")
     if len(items) > MAX_STORES:
         raise InvalidInput(
@@ -317,11 +326,10 @@ def positions(text: str, name: str) -> dict[str, int | None]:
     found: dict[str, int | None] = {}
     for item in items:
         store_id, colon, seq = item.partition(":")
-        if not (store_id == EVERY or is_store_id(store_id)) or (colon and not _is_seq(seq)):
-            raise InvalidInput(
-                f"{name} has {quoted(item)}: give store ids, or * for all stores, each if need be "
-                "with ':' and the last seq seen, such as 42:17,43"
-            )
+        is_id = store_id == EVERY or is_store_id(store_id)
+        if not is_id or ((colon or with_seqs) and not _is_seq(seq)):
+            form = "the id of an event, such as 42:17,43:5" if with_seqs else _FORM
+            raise InvalidInput(f"{name} has {quoted(item)}: give {form}")
         if store_id in found:
             raise InvalidInput(f"{name} has store {store_id!r} twice: give it once")
         found[store_id] = int(seq) if colon else None
