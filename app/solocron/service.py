@@ -272,8 +272,8 @@ class Solocron:
             statistics=parts.locks.statistics.snapshot, alarms=parts.runner.alarm.raised,
         )  # fmt: skip
         return routes(
-            authenticator=parts.authenticator, sockets=parts.sockets, stores=parts.api,
-            dashboard=dashboard, readiness=self.readiness,
+            authenticator=parts.authenticator, sockets=parts.sockets, events=parts.events,
+            stores=parts.api, dashboard=dashboard, readiness=self.readiness,
         )  # fmt: skip
 
     def attach(self, app: web.Application) -> None:

@@ -2,7 +2,7 @@
 
 A tick's way: `cron.triggers` fires -> `cron.scheduler` -> `cron.runner` claims in `locks.manager`
 and begins in `storage.runs` -> the body in `stores` writes store and notification in one
-transaction -> `notifications.relay` -> `notifications.hub` -> `web.socket`.
+transaction -> `notifications.relay` -> `notifications.hub` -> `web.socket` and `web.events`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from solocron.stores.repository import StoreRepository
 from solocron.web.api import StoresApi
 from solocron.web.auth import Authenticator
 from solocron.web.connections import Connections
+from solocron.web.events import Events
 from solocron.web.socket import Sockets
 
 
@@ -53,6 +54,7 @@ class Parts:
     channels: Channels
     connections: Connections
     sockets: Sockets
+    events: Events
     authenticator: Authenticator
     api: StoresApi
 
@@ -97,6 +99,9 @@ def build(settings: Settings, clock: Clock) -> Parts:
         channels=channels,
         connections=connections,
         sockets=Sockets(
+            hub, authenticator, connections, origins=origins, heartbeat_s=settings.heartbeat
+        ),
+        events=Events(
             hub, authenticator, connections, origins=origins, heartbeat_s=settings.heartbeat
         ),
         authenticator=authenticator,

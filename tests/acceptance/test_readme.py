@@ -72,6 +72,7 @@ def test_the_readmes_code_runs_from_top_to_bottom(folder: Path) -> None:
     assert shell.returncode == 0, stdout + stderr
     assert "3 rows read, 3 imported, 0 bad." in stdout
     assert "store.open-reminder 44:1" in stdout
+    assert 'data: {"specversion":"1.0","id":"44:1"' in stdout
     assert "succeeded {'stores': 3}" in stdout
     assert "running True" in stdout
     assert "Traceback" not in stderr

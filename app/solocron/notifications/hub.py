@@ -99,6 +99,11 @@ class Hub:
         """The stores a client watches."""
         return frozenset(self._subscriptions.get(client, ()))
 
+    def positions(self, client: Receiver) -> dict[str, int]:
+        """The last seq sent to a client of each store it watches."""
+        watched = self._subscriptions.get(client, ())
+        return {each: self._topics[each].clients[client] for each in watched}
+
     # -- subscribing -----------------------------------------------------------------------
 
     async def subscribe(self, client: Receiver, wanted: Mapping[str, int | None]) -> list[str]:
@@ -124,6 +129,12 @@ class Hub:
         finally:
             await self._leave(wanted)
         return [each for each in wanted if each not in heads]
+
+    async def unknown(self, store_ids: Iterable[str]) -> list[str]:
+        """Those of the stores that do not exist. Raises StorageUnavailable."""
+        ids = list(store_ids)
+        heads = await self._outbox.heads(ids)
+        return [each for each in ids if each not in heads]
 
     async def _join(
         self, client: Receiver, wanted: Mapping[str, int | None]
@@ -330,8 +341,8 @@ class Hub:
         """A gap in the table itself means the history was pruned: say so, and go on from there."""
         for client, last in topic.clients.items():
             if last < seq:
-                client.tell(subscribed({store_id: {"seq": seq, "recovered": False}}))
                 topic.clients[client] = seq
+                client.tell(subscribed({store_id: {"seq": seq, "recovered": False}}))
 
     async def _paced(self, client: Receiver) -> None:
         """Let the client take what it was sent before the next page, for at most 30 s."""

@@ -44,9 +44,21 @@ def check_origin(request: web.Request, allowed: frozenset[str]) -> None:
         scheme = origin[0]
         if origin == _origin(f"{scheme}://{request.host}"):
             return
-        if any(origin == _origin(each) for each in allowed):
+        if origin in map(_origin, allowed):
             return
     raise Forbidden(f"origin {text[:100]!r} is not allowed: add it to SOLOCRON_ORIGINS")
+
+
+def cors(request: web.Request, allowed: frozenset[str]) -> dict[str, str]:
+    """The headers that let a browser show an answer to a page of an allowed origin; one of this
+    host's own needs none."""
+    headers = {"Vary": "Origin"}
+    text = request.headers.get("Origin", "")
+    origin = _origin(text)
+    if origin is not None and text.isascii() and origin in map(_origin, allowed):
+        headers["Access-Control-Allow-Origin"] = text
+        headers["Access-Control-Expose-Headers"] = "Retry-After"
+    return headers
 
 
 def _origin(text: str) -> tuple[str, str, int] | None:

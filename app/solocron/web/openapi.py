@@ -13,6 +13,7 @@ from solocron.stores.hours import COUNTRY_PATTERN, MAX_HOURS_BYTES, MAX_ZONE
 from solocron.stores.model import FIELDS, ID_PATTERN, MAX_NAME, REQUIRED
 from solocron.stores.repository import MAX_PAGE
 from solocron.web.api import MAX_BODY, PAGE
+from solocron.web.events import MAX_STORES
 
 _PROBLEMS = {
     400: "The request is not HTTP as it should be.",
@@ -22,7 +23,8 @@ _PROBLEMS = {
     408: "The body did not come in time.",
     413: f"The body is over {MAX_BODY} bytes.",
     422: "A value is wrong: `detail` names it and the remedy.",
-    503: "The database is not reachable; try again later.",
+    429: "There are too many connections, of the token, the address or in all.",
+    503: "The database is not reachable, or the server is going away; try again later.",
 }
 _GUARDED = (400, 401, 403)
 
@@ -39,7 +41,7 @@ def document() -> dict[str, Any]:
             "summary": "Stores, their notifications, and the health of the jobs.",
         },
         "security": [{"token": []}],
-        "paths": {**_stores(), **_store(), **_others()},
+        "paths": {**_stores(), **_store(), **_events(), **_others()},
         "components": {
             "schemas": {
                 "Store": _object(_store_fields(), optional=("contact",)),
@@ -186,6 +188,38 @@ def _store() -> dict[str, Any]:
         },
         f"{path}/open": action("Open"),
         f"{path}/close": action("Close"),
+    }
+
+
+def _events() -> dict[str, Any]:
+    items = {"type": "string", "minLength": 1}
+    text = (
+        "Ids, or * for all stores with a token for all, each if need be with ':' and the last seq "
+        "seen. A Last-Event-ID counts before that; without either come only new ones."
+    )
+    stores = {
+        **_query("stores", {"type": "array", "maxItems": MAX_STORES, "items": items}, text),
+        "required": True, "style": "form", "explode": False,
+    }  # fmt: skip
+    last = {"type": "string", "description": "The id of the last event: resume after it."}
+    stream = {"description": "Events without end.", "content": {"text/event-stream": {}}}
+    return {
+        "/events": {
+            "get": {
+                "summary": "Notifications as Server-Sent Events.",
+                "parameters": [
+                    stores,
+                    {"name": "Last-Event-ID", "in": "header", "schema": last},
+                    _query("lastEventId", last, "The same, where a client cannot set headers."),
+                ],
+                "responses": {"200": stream, **_answers({}, *_GUARDED, 404, 422, 429, 503)},
+            },
+            "options": {
+                "summary": "What a browser asks before a page of another origin may do so.",
+                "security": [],
+                "responses": _answers({204: ("It may.", None)}, 400, 403),
+            },
+        }
     }
 
 

@@ -16,18 +16,21 @@ from solocron.stores.repository import UnknownStore
 from solocron.web import asyncapi, openapi
 from solocron.web.api import StoresApi
 from solocron.web.auth import Authenticator, Forbidden, Unauthenticated
+from solocron.web.connections import Draining
 from solocron.web.dashboard import Dashboard
+from solocron.web.events import Events, Handler
 from solocron.web.guard import bearer, check_host
+from solocron.web.seats import Full
 from solocron.web.socket import Sockets
 
 log = logging.getLogger("solocron.web")
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Readiness = Callable[[], Awaitable[tuple[bool, Mapping[str, Any]]]]
 
 _BACKLOG = 1024
 _REQUEST_WITHIN_S = 10.0
 _IDLE_S = 75.0  # longer than proxies keep a connection, which would meet the close with a request
+_RETRY_AFTER_S = "5"
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
@@ -35,6 +38,8 @@ def problem(status: int, title: str, detail: str) -> web.Response:
     """An error as application/problem+json (RFC 9457)."""
     body = {"type": "about:blank", "status": status, "title": title, "detail": detail}
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if status in (429, 503):
+        headers["Retry-After"] = _RETRY_AFTER_S
     return web.Response(
         status=status, text=json.dumps(body, ensure_ascii=False), headers=headers,
         content_type="application/problem+json",
@@ -42,8 +47,8 @@ def problem(status: int, title: str, detail: str) -> web.Response:
 
 
 def routes(
-    *, authenticator: Authenticator, sockets: Sockets, stores: StoresApi, dashboard: Dashboard,
-    readiness: Readiness,
+    *, authenticator: Authenticator, sockets: Sockets, events: Events, stores: StoresApi,
+    dashboard: Dashboard, readiness: Readiness,
 ) -> list[web.RouteDef]:  # fmt: skip
     """Every route, guarded on its own so that it can live in a host's application."""
 
@@ -70,6 +75,8 @@ def routes(
         web.get("/healthz", healthz),
         web.get("/readyz", readyz),
         web.get("/ws", guarded(sockets.handle), allow_head=False),
+        web.get("/events", events.readable(guarded(events.handle)), allow_head=False),
+        web.options("/events", events.readable(guarded(events.preflight))),
         web.get("/dashboard", guarded(dashboard.page)),
         web.get("/api/openapi.json", described(openapi.document())),
         web.get("/api/asyncapi.json", described(asyncapi.document())),
@@ -89,7 +96,7 @@ def _guarded(handler: Handler, authenticator: Authenticator) -> Handler:
             response = await handler(request)
         except Exception as error:
             response = _answer(request, error)
-        if not response.prepared:  # a WebSocket's is
+        if not response.prepared:  # a WebSocket's or a stream's is
             response.headers.update(_HEADERS)
         return response
 
@@ -106,6 +113,10 @@ def _answer(request: web.Request, error: Exception) -> web.Response:
             return problem(404, "Not found", str(error))
         case InvalidInput():
             return problem(422, "Invalid input", str(error))
+        case Full():
+            return problem(429, "Too many connections", str(error))
+        case Draining():
+            return problem(503, "Going away", str(error))
         case StorageUnavailable():
             return problem(503, "Unavailable", "the database is not reachable; try again later")
         case web.HTTPException():
