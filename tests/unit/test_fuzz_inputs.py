@@ -217,9 +217,10 @@ def test_a_token_that_we_did_not_sign_is_refused(token: str) -> None:
 
 
 @quick
-@given(text=st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_size=80), kind=st.sampled_from(
-    ["Bearer ", "bearer", "Basic ", "basic\t", ""]
-))  # fmt: skip
+@given(
+    text=st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_size=80),
+    kind=st.sampled_from(["Bearer ", "bearer", "Basic ", "basic\t", ""]),
+)
 def test_any_header_is_read_without_an_error(text: str, kind: str) -> None:
     request = make_mocked_request("GET", "/", {"Authorization": kind + text, "Origin": text,
                                                "Host": text})  # fmt: skip
