@@ -82,8 +82,9 @@ def test_every_type_of_notification_and_every_close_code_is_in_it() -> None:
     }
     assert types == {*DATA}
     channel = DOCUMENT["channels"]["notifications"]
-    codes = {connections.GOING_AWAY, socket.POLICY, 1009, socket.INTERNAL, socket.UNAUTHENTICATED,
-             socket.FORBIDDEN, socket.SLOW, socket.TOO_MANY}  # fmt: skip
+    codes = {connections.GOING_AWAY, socket.POLICY, 1009, socket.INTERNAL,
+             connections.UNAUTHENTICATED, socket.FORBIDDEN, socket.SLOW,
+             socket.TOO_MANY}  # fmt: skip
     assert {*channel["x-close-codes"]} == {str(each) for each in codes}
     for code in channel["x-close-codes"]:
         assert f"- {code}: " in channel["description"]

@@ -28,7 +28,7 @@ from solocron.stores.model import ID_PATTERN
 from solocron.stores.told import DATA, AskedFor, HoursBegan, HoursEnded
 from solocron.web import frames, socket
 from solocron.web.auth import MAX_TOKEN
-from solocron.web.connections import GOING_AWAY
+from solocron.web.connections import GOING_AWAY, UNAUTHENTICATED
 
 Schema = dict[str, Any]
 
@@ -41,7 +41,7 @@ _CLOSE_CODES = {
     socket.POLICY: "Too many frames could not be used.",
     _TOO_BIG: f"A frame is over {socket.MAX_FRAME} bytes.",
     socket.INTERNAL: "The server failed: reconnect later, and resume.",
-    socket.UNAUTHENTICATED: "There is no token, or it is refused or has expired: reconnect with "
+    UNAUTHENTICATED: "There is no token, or it is refused or has expired: reconnect with "
     "another one, and resume.",
     socket.FORBIDDEN: "The token is without the scope notifications:read.",
     socket.SLOW: f"Over {MAX_PENDING_BYTES} bytes wait for this client: reconnect, and resume.",

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+from solocron.notifications.client import Turn
 from solocron.web.seats import Full, Seats
 
-GOING_AWAY = 1001
+GOING_AWAY, UNAUTHENTICATED = 1001, 4401
 
+_FLUSH_POLL_S = 0.02
 _DRAIN_WITHIN_S = 2.0
 _RECONNECTS_PER_S = 1000  # what the servers that stay are asked to take of one that goes
 _SPREAD_MS = (5_000, 30_000)
@@ -41,6 +43,7 @@ class Connections:
         self._of_address = Seats(
             per_address, of="address", setting="SOLOCRON_MAX_CONNECTIONS_PER_ADDRESS"
         )
+        self.turn = Turn()
         self._open: set[Connection] = set()
         self._none_open = asyncio.Event()
         self._draining = False
@@ -89,6 +92,21 @@ class Connections:
                         await self._none_open.wait()
             for connection in self._open:
                 connection.drop()
+
+
+def close_in(connection: Connection, seconds: float | None) -> asyncio.TimerHandle | None:
+    """Have the connection end with its token, which is good for so many s (None: for ever)."""
+    if seconds is None:
+        return None
+    return asyncio.get_running_loop().call_later(
+        seconds, connection.close, UNAUTHENTICATED, "the token has expired"
+    )
+
+
+async def flushed(transport: asyncio.Transport) -> None:
+    """Wait until the peer's socket has taken what was written."""
+    while transport.get_write_buffer_size():  # noqa: ASYNC110 -- no event tells of it
+        await asyncio.sleep(_FLUSH_POLL_S)
 
 
 def reconnect_delays(count: int) -> list[int]:

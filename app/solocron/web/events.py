@@ -25,13 +25,11 @@ from aiohttp.http import HttpVersion11
 from solocron.errors import InvalidInput, StorageUnavailable
 from solocron.notifications.client import Client, Message, Receiver, Turn
 from solocron.notifications.hub import Hub
-from solocron.storage.feed import EVERY
-from solocron.stores.model import is_store_id
 from solocron.stores.repository import UnknownStore
 from solocron.web.auth import Authenticator
-from solocron.web.connections import GOING_AWAY, Connections
+from solocron.web.connections import GOING_AWAY, Connections, close_in, flushed
+from solocron.web.frames import MAX_SEQ, is_topic
 from solocron.web.guard import address, bearer, check_origin, cors, quoted
-from solocron.web.socket import UNAUTHENTICATED
 
 log = logging.getLogger("solocron.web")
 
@@ -53,7 +51,6 @@ _PREFLIGHT = {
 }
 _RETRY_MS = (1_000, 5_000)  # spread, for when a server dies with all its streams
 _CLOSE_WITHIN_S = 2.0
-_FLUSH_POLL_S = 0.02
 _FORM = "ids, or * for all stores, each if need be with its last seq seen, such as 42:17,43"
 _SEQ = re.compile(r"[0-9]{1,19}")
 
@@ -71,7 +68,6 @@ class Events:
         self._connections = connections
         self._origins = origins
         self._heartbeat_s = heartbeat_s
-        self._turn = Turn()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one client until it goes. What is wrong with its request is raised before."""
@@ -85,7 +81,7 @@ class Events:
         transport = request.transport
         if transport is None:
             return web.Response()  # nobody is there to get it
-        stream = Stream(request, transport, self._turn, self._hub, self._heartbeat_s)
+        stream = Stream(request, transport, self._connections.turn, self._hub, self._heartbeat_s)
         seats = self._connections.of_token
         with self._connections.admitted(stream, address(request)):
             seats.take(principal.token)
@@ -147,7 +143,7 @@ class Stream:
             await response.prepare(self._request)
         except ConnectionError:
             return response
-        timer = self._expiry(expires_in)
+        timer = close_in(self, expires_in)
         try:
             await self._follow(wanted)
         except Exception as error:  # none may become a second answer in the middle of this one
@@ -161,13 +157,6 @@ class Stream:
             await self._hub.remove(self._client)
         await self._part(response)
         return response
-
-    def _expiry(self, expires_in: float | None) -> asyncio.TimerHandle | None:
-        if expires_in is None:
-            return None
-        return asyncio.get_running_loop().call_later(
-            expires_in, self.close, UNAUTHENTICATED, "the token has expired"
-        )
 
     async def _follow(self, wanted: Mapping[str, int | None]) -> None:
         """Notifications, until `_end` interrupts it with TimeoutError."""
@@ -226,8 +215,7 @@ class Stream:
                     if self._last_words:
                         await response.write(self._last_words)
                     await response.write_eof()
-                    while self._transport.get_write_buffer_size():  # noqa: ASYNC110 -- no event
-                        await asyncio.sleep(_FLUSH_POLL_S)
+                    await flushed(self._transport)
         if self._last_words is None or self._transport.get_write_buffer_size():
             self._transport.abort()
         self._request.protocol.force_close()
@@ -326,8 +314,7 @@ def positions(text: str, name: str, *, with_seqs: bool = False) -> dict[str, int
     found: dict[str, int | None] = {}
     for item in items:
         store_id, colon, seq = item.partition(":")
-        is_id = store_id == EVERY or is_store_id(store_id)
-        if not is_id or ((colon or with_seqs) and not _is_seq(seq)):
+        if not is_topic(store_id) or ((colon or with_seqs) and not _is_seq(seq)):
             form = "the id of an event, such as 42:17,43:5" if with_seqs else _FORM
             raise InvalidInput(f"{name} has {quoted(item)}: give {form}")
         if store_id in found:
@@ -337,4 +324,4 @@ def positions(text: str, name: str, *, with_seqs: bool = False) -> dict[str, int
 
 
 def _is_seq(text: str) -> bool:
-    return _SEQ.fullmatch(text) is not None and int(text) < 2**63
+    return _SEQ.fullmatch(text) is not None and int(text) <= MAX_SEQ

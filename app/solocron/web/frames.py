@@ -96,6 +96,11 @@ def token_of(frame: Mapping[str, Any]) -> str | None:
     return token if frame.get("type") == "authenticate" and isinstance(token, str) else None
 
 
+def is_topic(text: str) -> bool:
+    """Whether it can be subscribed to: a store's id, or EVERY."""
+    return text == EVERY or is_store_id(text)
+
+
 def positions(stores: object) -> dict[str, int | None]:
     """The `stores` of a subscribe: id to last seq, or null. Raises InvalidInput."""
     if not isinstance(stores, dict) or not stores:
@@ -103,7 +108,7 @@ def positions(stores: object) -> dict[str, int | None]:
     if len(stores) > MAX_STORES:
         raise InvalidInput(f"subscribe: {len(stores)} stores; at most {MAX_STORES} in a frame")
     for store_id, seq in stores.items():
-        if store_id != EVERY and not is_store_id(store_id):
+        if not is_topic(store_id):
             raise InvalidInput(f"subscribe: no store can have the id {store_id[:64]!r}")
         whole = isinstance(seq, int) and not isinstance(seq, bool) and 0 <= seq <= MAX_SEQ
         if seq is not None and not whole:

@@ -20,8 +20,15 @@ from solocron.errors import InvalidInput, StorageUnavailable
 from solocron.notifications.client import Client, Turn
 from solocron.notifications.hub import Hub
 from solocron.web import frames
-from solocron.web.auth import Authenticator, Forbidden, Principal, Unauthenticated
-from solocron.web.connections import GOING_AWAY, Connections, Draining
+from solocron.web.auth import Authenticator, Principal, Unauthenticated
+from solocron.web.connections import (
+    GOING_AWAY,
+    UNAUTHENTICATED,
+    Connections,
+    Draining,
+    close_in,
+    flushed,
+)
 from solocron.web.guard import address, bearer, check_origin, quoted
 from solocron.web.seats import Full, Seats
 
@@ -29,7 +36,7 @@ log = logging.getLogger("solocron.web")
 
 PROTOCOL = "solocron.v1"
 POLICY, INTERNAL = 1008, 1011
-UNAUTHENTICATED, FORBIDDEN, SLOW, TOO_MANY = 4401, 4403, 4408, 4429
+FORBIDDEN, SLOW, TOO_MANY = 4403, 4408, 4429
 
 MAX_FRAME = 1024 * 1024
 _MAX_SUBSCRIPTIONS = 20_000
@@ -37,7 +44,6 @@ _MAX_BAD_FRAMES = 10
 _AUTHENTICATE_WITHIN_S = 10.0
 _CLOSE_WITHIN_S = 10.0  # a slow client must first take what was written before the close frame
 _TURN_AWAY_WITHIN_S = 2.0
-_FLUSH_POLL_S = 0.02
 
 
 class Sockets:
@@ -53,7 +59,6 @@ class Sockets:
         self._connections = connections
         self._origins = origins
         self._heartbeat_s = heartbeat_s
-        self._turn = Turn()
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """Serve one client until it goes."""
@@ -70,7 +75,7 @@ class Sockets:
         try:
             self._connections.check()
             socket = Socket(
-                ws, transport, self._turn, self._hub, self._authenticator,
+                ws, transport, self._connections.turn, self._hub, self._authenticator,
                 self._connections.of_token,
             )  # fmt: skip
             with self._connections.admitted(socket, address(request)):
@@ -192,12 +197,7 @@ class Socket:
         self._seat = principal.token
         if self._expiry is not None:
             self._expiry.cancel()
-            self._expiry = None
-        seconds = self._authenticator.seconds_left(principal)
-        if seconds is not None:
-            self._expiry = asyncio.get_running_loop().call_later(
-                seconds, self.close, UNAUTHENTICATED, "the token has expired"
-            )
+        self._expiry = close_in(self, self._authenticator.seconds_left(principal))
         return principal
 
     def _authenticated(self, principal: Principal) -> None:
@@ -223,8 +223,6 @@ class Socket:
                 if message.type is not WSMsgType.TEXT:
                     raise InvalidInput("a binary frame: send JSON in text frames")
                 principal = await self._frame(principal, frames.parse(message.data))
-            except Forbidden as error:
-                self._error("forbidden", str(error))
             except StorageUnavailable:
                 self._error("unavailable", "the database is not reachable; subscribe again later")
             except InvalidInput as error:
@@ -293,8 +291,7 @@ async def part(
     try:
         async with asyncio.timeout(within_s):
             await ws.close(code=code, message=message, drain=False)
-            while transport.get_write_buffer_size():  # noqa: ASYNC110 -- no event tells of it
-                await asyncio.sleep(_FLUSH_POLL_S)
+            await flushed(transport)
     except TimeoutError:
         pass
     finally:
