@@ -120,7 +120,9 @@ class Outbox:
         """The newest `seq` of each store, read first, and then what came after its `last`: in
         order per store, at most `limit` rows of stores and as many of the feed. At most `CHUNK`
         stores."""
-        heads, rows = await self._of_stores(last, limit)
+        heads, rows = await self._of_stores(
+            {each: seq for each, seq in last.items() if each != EVERY}, limit
+        )
         if EVERY in last:
             heads[EVERY] = await self._feed.number(limit)  # a full page: the reader asks again
             numbered = await self._feed.since(last[EVERY], limit)
@@ -130,6 +132,8 @@ class Outbox:
     async def _of_stores(
         self, last: Mapping[str, int], limit: int
     ) -> tuple[dict[str, int], list[Notification]]:
+        if not last:
+            return {}, []
         async with self._database.connect() as connection:
             heads = await _heads(connection, list(last))
             behind = [(each, last[each]) for each in heads if last[each] < heads[each]]
