@@ -46,6 +46,17 @@ class Server:
 
 
 @asynccontextmanager
+async def pair(database: Database, redis_url: str) -> AsyncIterator[tuple[Server, Server]]:
+    """Two servers that share a database and Redis, both subscribed."""
+    async with (
+        Server(database, redis_url).running() as one,
+        Server(database, redis_url).running() as other,
+    ):
+        await asyncio.gather(one.up(), other.up())
+        yield one, other
+
+
+@asynccontextmanager
 async def with_stores(url: str, *names: str) -> AsyncIterator[Database]:
     """A migrated database with these stores."""
     database = Database(url)

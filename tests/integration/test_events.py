@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 import uvloop
 from sqlalchemy import delete
-from test_socket import burst, handlers, nobody_left
-from test_web import READER, STORE, Api, serving, token
+from test_socket import burst, handlers, nobody_left, overwhelm
+from test_web import READER, Api, put, serving, token
 
 from clients import Listener
 from servers import Commit
@@ -28,11 +28,6 @@ async def api(environment: pytest.MonkeyPatch) -> AsyncIterator[Api]:
     async with serving() as api:
         await put(api, "1", "2", "3")
         yield api
-
-
-async def put(api: Api, *store_ids: str) -> None:
-    for each in store_ids:
-        assert (await api.call("PUT", f"/api/v1/stores/{each}", STORE, auth=token()))[0] == 201
 
 
 async def change(api: Api, store_id: str, times: int = 1) -> None:
@@ -556,12 +551,7 @@ async def test_a_drain_while_a_client_is_looked_up_ends_it_too(
 
 async def test_a_client_that_is_too_slow_is_cut_and_resumes(api: Api) -> None:
     client, _ = await opened(api, "1")
-    seq = 1
-    async with asyncio.timeout(10):
-        while api.cron.parts.hub.clients:
-            burst(api, seq, 10, 100_000)
-            seq += 10
-            await asyncio.sleep(0.001)
+    await overwhelm(api)
     await nobody_left(api)
     seqs = [int(each.data.partition("|")[0]) for each in await client.rest() if each.data]
     assert seqs == list(range(1, len(seqs) + 1)) and not client.is_whole
@@ -577,41 +567,40 @@ async def test_a_long_history_is_paced_to_its_client(api: Api) -> None:
     client.close()
 
 
-async def test_who_takes_nothing_more_is_cut_within_three_heartbeats(
-    environment: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+async def beating(environment: pytest.MonkeyPatch) -> AsyncIterator[Api]:
+    """A service with store 1 whose heart beats each half second."""
     environment.setenv("SOLOCRON_HEARTBEAT", "0.5")
     async with serving() as api:
         await put(api, "1")
-        client, _ = await opened(api, "1")
-        burst(api, 1, 2, 100_000)  # far from too much, but more than its kernel takes
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        await nobody_left(api)
-        assert 0.9 < loop.time() - began < 2.5
-        client.close()
+        yield api
 
 
-async def test_a_silent_stream_has_a_comment_each_heartbeat(
-    environment: pytest.MonkeyPatch,
-) -> None:
-    environment.setenv("SOLOCRON_HEARTBEAT", "0.5")
-    async with serving() as api:
-        await put(api, "1")
-        client, _ = await opened(api, "1")
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        for number in range(1, 9):  # while there is news, none is due
-            burst(api, number, 1, 10)
-            assert (await client.block()) == Event(id=f"1:{number}", data=f"{number}|{'x' * 10}")
-            await asyncio.sleep(0.2)
-        news = loop.time() - 0.2
-        assert await client.block() == Event(comment="keep-alive")
-        assert 0.4 < loop.time() - news < 0.8
-        assert await client.block() == Event(comment="keep-alive")
-        assert 0.9 < loop.time() - news < 1.4 and loop.time() - began > 2.4
-        client.close()
-        await nobody_left(api)
+async def test_who_takes_nothing_more_is_cut_within_three_heartbeats(beating: Api) -> None:
+    client, _ = await opened(beating, "1")
+    burst(beating, 1, 2, 100_000)  # far from too much, but more than its kernel takes
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await nobody_left(beating)
+    assert 0.9 < loop.time() - began < 2.5
+    client.close()
+
+
+async def test_a_silent_stream_has_a_comment_each_heartbeat(beating: Api) -> None:
+    client, _ = await opened(beating, "1")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for number in range(1, 9):  # while there is news, none is due
+        burst(beating, number, 1, 10)
+        assert (await client.block()) == Event(id=f"1:{number}", data=f"{number}|{'x' * 10}")
+        await asyncio.sleep(0.2)
+    news = loop.time() - 0.2
+    assert await client.block() == Event(comment="keep-alive")
+    assert 0.4 < loop.time() - news < 0.8
+    assert await client.block() == Event(comment="keep-alive")
+    assert 0.9 < loop.time() - news < 1.4 and loop.time() - began > 2.4
+    client.close()
+    await nobody_left(beating)
 
 
 @pytest.mark.parametrize("how", [StreamClient.close, StreamClient.reset, StreamClient.shut])

@@ -17,7 +17,7 @@ from test_web import READER, STORE, Api, serving, token
 from clients import Listener, connected, subscribe
 from conftest import RedisServer
 from peers import Peer
-from servers import Commit, Server, with_stores
+from servers import Commit, Server, pair, with_stores
 from solocron.storage.engine import Database
 from solocron.storage.feed import EVERY, Feed
 from solocron.storage.outbox import Outbox
@@ -203,11 +203,7 @@ async def test_the_feed_is_heard_in_order_while_many_write(
 async def test_a_resume_goes_on_after_the_last_number_on_another_server(
     database: Database, redis_server: RedisServer, commit: Commit
 ) -> None:
-    async with (
-        Server(database, redis_server.url).running() as one,
-        Server(database, redis_server.url).running() as other,
-    ):
-        await asyncio.gather(one.up(), other.up())
+    async with pair(database, redis_server.url) as (one, other):
         peer, again = Peer(), Peer()
         await one.hub.subscribe(peer.client, {EVERY: None})
         for store in STORES:
@@ -224,11 +220,7 @@ async def test_a_resume_goes_on_after_the_last_number_on_another_server(
 async def test_while_redis_is_down_the_feed_comes_by_polling(
     own_redis: RedisServer, database: Database, commit: Commit
 ) -> None:
-    async with (
-        Server(database, own_redis.url).running() as one,
-        Server(database, own_redis.url).running() as other,
-    ):
-        await asyncio.gather(one.up(), other.up())
+    async with pair(database, own_redis.url) as (one, other):
         near, far, late = Peer(), Peer(), Peer()
         await one.hub.subscribe(near.client, {EVERY: None})
         await other.hub.subscribe(far.client, {EVERY: None})

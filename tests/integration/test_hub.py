@@ -11,7 +11,7 @@ from sqlalchemy import delete
 
 from conftest import RedisServer
 from peers import Peer
-from servers import Commit, Server, with_stores
+from servers import Commit, Server, pair, with_stores
 from solocron.notifications import hub as hub_module
 from solocron.notifications.event import cloud_event
 from solocron.storage.engine import Database
@@ -114,11 +114,7 @@ async def test_a_store_that_does_not_exist_is_named_and_not_kept(one: Server) ->
 async def test_while_redis_is_down_other_servers_find_notifications_in_the_table(
     own_redis: RedisServer, database: Database, commit: Commit
 ) -> None:
-    async with (
-        Server(database, own_redis.url).running() as one,
-        Server(database, own_redis.url).running() as other,
-    ):
-        await asyncio.gather(one.up(), other.up())
+    async with pair(database, own_redis.url) as (one, other):
         near, far = Peer(), Peer()
         await one.hub.subscribe(near.client, {"a": None})
         await other.hub.subscribe(far.client, {"a": None})

@@ -54,15 +54,20 @@ def handlers() -> list[asyncio.Task[Any]]:
     return [each for each in asyncio.all_tasks() if "RequestHandler" in str(each.get_coro())]
 
 
-async def overwhelmed(api: Api) -> RawClient:
-    """A subscriber that took nothing until the server gave it up."""
-    client = await subscribed(api)
+async def overwhelm(api: Api) -> None:
+    """Send store 1's watchers more than they take, until the server gives them up."""
     seq = 1
     async with asyncio.timeout(10):
         while api.cron.parts.hub.clients:
             burst(api, seq, 10, 100_000)
             seq += 10
             await asyncio.sleep(0.001)
+
+
+async def overwhelmed(api: Api) -> RawClient:
+    """A subscriber that took nothing until the server gave it up."""
+    client = await subscribed(api)
+    await overwhelm(api)
     return client
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import WSMsgType
-from test_web import STORE, Api, closed, serving, token
+from test_socket import nobody_left
+from test_web import Api, closed, put, serving, token
 
 from clients import connected, subscribe
 from proxy import Proxy
@@ -25,9 +26,7 @@ LEEWAY_S = 5
 async def with_shops() -> AsyncIterator[Api]:
     """A service with the stores 1, 2 and 3."""
     async with serving() as api:
-        for store_id in ("1", "2", "3"):
-            path = f"/api/v1/stores/{store_id}"
-            assert (await api.call("PUT", path, STORE, auth=token()))[0] == 201
+        await put(api, "1", "2", "3")
         yield api
 
 
@@ -68,12 +67,6 @@ async def turn(api: Api, *stores: str) -> None:
     """Open these, one after the other."""
     for each in stores:
         assert (await api.call("POST", f"/api/v1/stores/{each}/open", auth=token()))[0] == 200
-
-
-async def nobody_left(api: Api, within_s: float = 5) -> None:
-    async with asyncio.timeout(within_s):
-        while api.cron.parts.connections.open or api.cron.parts.hub.clients:
-            await asyncio.sleep(0.005)
 
 
 # -- renewal ---------------------------------------------------------------------------------

@@ -75,10 +75,14 @@ async def serving() -> AsyncIterator[Api]:
 @pytest.fixture
 async def api(environment: pytest.MonkeyPatch) -> AsyncIterator[Api]:
     async with serving() as api:
-        for store_id in ("1", "2", "3"):
-            path = f"/api/v1/stores/{store_id}"
-            assert (await api.call("PUT", path, STORE, auth=token()))[0] == 201
+        await put(api, "1", "2", "3")
         yield api
+
+
+async def put(api: Api, *store_ids: str) -> None:
+    """Create these stores."""
+    for each in store_ids:
+        assert (await api.call("PUT", f"/api/v1/stores/{each}", STORE, auth=token()))[0] == 201
 
 
 async def closed(ws: aiohttp.ClientWebSocketResponse) -> tuple[int | None, str]:
