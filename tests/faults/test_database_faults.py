@@ -183,7 +183,7 @@ async def test_effects_are_known_when_the_database_is_back(world: World) -> None
         await world.proxy.up()
 
     outage: list[asyncio.Task[None]] = []
-    outcome = await world.run(body, lease_ms=3000)
+    outcome = await world.run(body, lease_ms=6000)
     await asyncio.gather(*outage)
     assert (outcome.state, outcome.attempt) == ("succeeded", 1)
     assert await world.written() == ["w"]

@@ -8,9 +8,8 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from test_events import put
 from test_socket import nobody_left
-from test_web import serving, token
+from test_web import put, serving, token
 
 HERE, THERE = "10.213.77.1", "10.213.77.2"
 
