@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from conftest import RedisServer
 from run_world import World, latest, world_at, write
@@ -15,6 +16,7 @@ from shops import closings, open_shops, still_open
 from solocron.clock import SystemClock
 from solocron.cron.run import Run
 from solocron.errors import StaleAttempt, StorageUnavailable
+from solocron.storage.engine import POOL_SIZE
 from solocron.storage.outbox import Notification
 from solocron.storage.runs import RunLedger
 from solocron.stores.auto_close import AutoClose
@@ -31,6 +33,28 @@ async def world(redis_server: RedisServer, postgres_url: str) -> AsyncIterator[W
 
 
 # -- the link is cut -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["terminated", "cut"])
+async def test_a_session_that_ends_after_its_answers_were_read_breaks_nothing(
+    world: World, how: str
+) -> None:
+    for _ in range(POOL_SIZE + 1):  # and each gives back its place in the pool
+        async with world.database.connect() as connection:
+            query = text("SELECT pg_backend_pid()")
+            session = (await connection.execute(query)).scalar_one()
+            if how == "cut":
+                await world.proxy.cut()
+            else:
+                async with world.direct.begin() as other:
+                    end = text("SELECT pg_terminate_backend(:session)")
+                    await other.execute(end, {"session": session})
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            async with asyncio.timeout(10):
+                while not driver.is_closed():
+                    await asyncio.sleep(0.01)
+    async with world.database.connect() as connection:
+        assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
 
 
 @pytest.mark.parametrize("cuts", [1, 2])

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from test_web import Api, closed, serving, token
 
 from clients import connected, subscribe
@@ -136,6 +137,36 @@ async def test_nothing_follows_the_close_frame(api: Api, monkeypatch: pytest.Mon
     assert await client.frame() is None
     await nobody_left(api)
     client.close()
+
+
+@pytest.mark.parametrize("is_told", [False, True], ids=["at once", "told of it"])
+async def test_a_client_that_goes_before_it_is_answered_is_no_error(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_told: bool
+) -> None:
+    serving: list[asyncio.Task[Any] | None] = []
+
+    def go(request: web.Request, allowed: object) -> None:
+        assert request.transport is not None
+        request.transport.abort()
+        if is_told:
+            request.protocol.connection_lost(None)
+        serving.append(asyncio.current_task())
+
+    monkeypatch.setattr(ws_module, "check_origin", go)
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    writer.write(
+        f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\n{BEARER}\r\nConnection: Upgrade\r\n"
+        "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+    )
+    with suppress(ConnectionError):
+        assert await reader.read() == b""
+    writer.close()
+    (task,) = serving
+    assert task is not None
+    async with asyncio.timeout(10):
+        await asyncio.wait([task])
+    assert caplog.messages == []
 
 
 async def test_compression_is_not_agreed_to(api: Api) -> None:

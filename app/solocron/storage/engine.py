@@ -181,10 +181,15 @@ class Database:
             raise
 
     async def _return(self, connection: AsyncConnection, cut: Cut) -> None:
+        """Give the connection back. What was to be committed is: if the session is gone by now,
+        nothing was lost with it."""
+
         async def close() -> None:
             cut.within(_CLEANUP_S)
             try:
                 await connection.close()
+            except (DBAPIError, OSError) as error:
+                log.debug("a session had ended before it was given back: %s", error)
             finally:
                 cut.cancel()
 

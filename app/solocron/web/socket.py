@@ -60,7 +60,7 @@ class Sockets:
         self._origins = origins
         self._heartbeat_s = heartbeat_s
 
-    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one client until it goes."""
         check_origin(request, self._origins)
         ws = web.WebSocketResponse(
@@ -68,7 +68,10 @@ class Sockets:
             max_msg_size=MAX_FRAME, timeout=_CLOSE_WITHIN_S,
         )  # fmt: skip
         header = bearer(request)
-        await ws.prepare(request)
+        try:
+            await ws.prepare(request)
+        except ConnectionError:
+            return web.Response()  # nobody is there to get it
         transport = request.transport
         if transport is None:
             return ws
