@@ -9,10 +9,10 @@ A store's notifications keep their order, because those of one store are always 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import Row, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Row, Table, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.storage.engine import Database
@@ -80,15 +80,9 @@ async def _number_batch(connection: AsyncConnection, most: int) -> tuple[int, in
     places = in_line([_Place(*row) for row in await connection.execute(query)])
     if not places:
         return taken, 0
-    is_it = (notifications.c.store_id == bindparam("of_store")) & (
-        notifications.c.seq == bindparam("of_seq")
-    )
     await connection.execute(
-        update(notifications).where(is_it).values(feed=bindparam("number")),
-        [
-            {"of_store": each.store_id, "of_seq": each.seq, "number": number}
-            for number, each in enumerate(places, taken + 1)
-        ],
+        update(notifications).where(has_key(notifications)).values(feed=bindparam("number")),
+        [{**key, "number": number} for number, key in enumerate(keys(places), taken + 1)],
     )
     await connection.execute(update(feed).values(position=taken + len(places)))
     return taken + len(places), len(places)
@@ -98,6 +92,26 @@ async def lock_feed(connection: AsyncConnection) -> int:
     """The newest number. Until the transaction ends nobody else numbers, or marks what was
     published: two that change the same rows in different orders would wait for each other."""
     return int((await connection.execute(select(feed.c.position).with_for_update())).scalar_one())
+
+
+class _Keyed(Protocol):
+    @property
+    def store_id(self) -> str: ...
+
+    @property
+    def seq(self) -> int: ...
+
+
+def has_key(table: Table) -> ColumnElement[bool]:
+    """The rows of one notification, whose key is handed over as one of `keys`: a statement for
+    each key, all sent in one call. SQLite looks no list of keys up in the index: it reads the
+    whole table."""
+    return (table.c.store_id == bindparam("of_store")) & (table.c.seq == bindparam("of_seq"))
+
+
+def keys(rows: Iterable[_Keyed]) -> list[dict[str, Any]]:
+    """The parameters of `has_key` for each of the rows."""
+    return [{"of_store": each.store_id, "of_seq": each.seq} for each in rows]
 
 
 def in_line(places: Sequence[_Place]) -> list[_Place]:

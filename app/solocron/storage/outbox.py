@@ -20,14 +20,13 @@ from sqlalchemy import (
     func,
     insert,
     select,
-    tuple_,
     update,
     values,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.storage.engine import Database, database_now
-from solocron.storage.feed import EVERY, Feed, lock_feed
+from solocron.storage.feed import EVERY, Feed, has_key, keys, lock_feed
 from solocron.storage.tables import deliveries, notifications, stores
 
 CHUNK = 500  # stores per statement: 2 parameters each, well under either database's limit
@@ -174,15 +173,8 @@ class Outbox:
         """Note that every server watching these stores has been told."""
         async with self._database.begin() as connection:
             await lock_feed(connection)
-            for chunk in _chunks(rows):
-                # By key, in the one form that both databases look up in the index: SQLite reads
-                # the whole table for a join here.
-                told = [(each.store_id, each.seq) for each in chunk]
-                await connection.execute(
-                    update(notifications)
-                    .where(tuple_(notifications.c.store_id, notifications.c.seq).in_(told))
-                    .values(published_at=now_ms)
-                )
+            mark = update(notifications).where(has_key(notifications))
+            await connection.execute(mark.values(published_at=now_ms), keys(rows))
 
 
 async def _heads(connection: AsyncConnection, store_ids: Sequence[str]) -> dict[str, int]:

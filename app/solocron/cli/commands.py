@@ -1,0 +1,220 @@
+"""The commands, but for those of `solocron stores`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from solocron.cli.console import (
+    JsonOption,
+    agreed,
+    complain,
+    moment,
+    print_rows,
+    run_to_end,
+    service,
+)
+from solocron.cron.runner import Outcome
+from solocron.errors import ConfigError
+from solocron.locks.keys import check_key
+from solocron.serving import serve_until_signalled
+from solocron.stores.model import is_store_id
+from solocron.web.auth import SCOPES
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Cron jobs that run once, however many servers run them. Settings come from the "
+    "environment: REDIS_URL, DATABASE_URL and SOLOCRON_*; see the README.",
+)  # fmt: skip
+# What a job that was not run is told for; the reasons are the runner's.
+_SKIPPED = {
+    "held": "another server is running it",
+    "done": "it has run already",
+    "paused": "it is paused",
+    "redis-down": "Redis is not reachable, and SOLOCRON_ON_REDIS_DOWN is skip",
+    "database-down": "the database cannot be used",
+}
+
+
+@app.command()
+def serve() -> None:
+    """Run the jobs and the WebSocket server until SIGTERM or SIGINT (Ctrl-C).
+
+    On the first signal no new tick begins, running jobs finish within SOLOCRON_GRACE seconds or
+    are handed over, and sockets are closed with 1001. A second signal stops at once.
+    """
+    run_to_end(serve_until_signalled(service(working=True)))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema to this release's. Safe to run on several servers at once."""
+    cron = service()
+
+    async def work() -> None:
+        try:
+            await cron.parts.database.migrate()
+        finally:
+            await cron.parts.database.close()
+
+    run_to_end(work())
+    print("The database is migrated.")
+
+
+@app.command()
+def jobs(as_json: JsonOption = False) -> None:
+    """List the jobs with their schedules and next ticks."""
+    cron = service()
+    now = cron.parts.clock.now_ms()
+    rows = [
+        {
+            "job": job.name,
+            "schedule": job.calendar.expression,
+            "zone": job.calendar.zone,
+            "next_tick": moment(job.calendar.next_after(now)),
+            "ttl_s": job.ttl_ms // 1000,
+            "lock_key": job.lock_key,
+        }
+        for job in cron.jobs.values()
+    ]
+    headings = {"job": "job", "schedule": "schedule", "zone": "zone", "next_tick": "next tick",
+                "ttl_s": "TTL s", "lock_key": "lock key"}  # fmt: skip
+    print_rows(rows, headings, as_json)
+
+
+@app.command()
+def run(job: Annotated[str, typer.Argument(help="The job's name, as `jobs` lists it.")]) -> None:
+    """Run a job now, once, unless a server is running it. Exit code 0 only if it succeeded.
+
+    Ctrl-C cancels the run. Its lock is freed at once.
+    """
+    cron = service(working=True)
+
+    async def work() -> Outcome:
+        try:
+            async with cron.parts.locks:
+                return await cron.run_job(job)
+        finally:
+            await cron.parts.fanout.close()
+            await cron.parts.database.close()
+
+    outcome = run_to_end(work())
+    counts = ", ".join(f"{name} {count}" for name, count in outcome.counts.items())
+    if outcome.state == "succeeded":
+        print(f"{job}: succeeded in {outcome.duration_ms} ms" + (f": {counts}" if counts else ""))
+        return
+    reason = outcome.reason or ""
+    reason = _SKIPPED.get(reason, reason) if outcome.state == "skipped" else reason
+    detail = f": {outcome.detail}" if outcome.detail else ""
+    complain(f"{job}: {outcome.state}: {reason}{detail}")
+    raise typer.Exit(3 if outcome.state == "skipped" else 1)
+
+
+@app.command()
+def status(as_json: JsonOption = False) -> None:
+    """Show Redis, the database, and each job's lock and last run.
+
+    Exit code 3 if Redis or the database is down, or the database is not migrated.
+    """
+    cron = service()
+    parts = cron.parts
+
+    async def work() -> dict[str, Any]:
+        try:
+            async with parts.locks:
+                return await cron.status()
+        finally:
+            await parts.database.close()
+
+    state = run_to_end(work())
+    if as_json:
+        print(json.dumps(state, default=str))
+    else:
+        print(f"redis: {state['redis']}   database: {state['database']}")
+        ticks = ("next_tick", "last_tick")
+        rows = [{**each, **{k: moment(each[k]) for k in ticks}} for each in state["jobs"]]
+        headings = {"job": "job", "next_tick": "next tick", "owner": "lock held by",
+                    "paused": "paused", "last_tick": "last tick", "state": "state",
+                    "attempt": "attempt", "duration_ms": "ms", "error": "error"}  # fmt: skip
+        print_rows(rows, headings, False)
+        if state["deliveries"]:
+            headings = {each: each for each in ("channel", "pending", "sent", "dead", "skipped")}
+            print_rows(state["deliveries"], headings, False)
+    for problem in state["problems"]:
+        complain(problem)
+    if state["problems"]:
+        raise typer.Exit(3)
+
+
+@app.command()
+def locks(as_json: JsonOption = False) -> None:
+    """List the locks held now, with their owners and remaining TTL."""
+    cron = service()
+
+    async def work() -> list[dict[str, Any]]:
+        async with cron.parts.locks as manager:
+            return await manager.locks()
+
+    print_rows(run_to_end(work()), {"key": "key", "owner": "owner", "ttl_ms": "TTL ms"}, as_json)
+
+
+@app.command()
+def unlock(
+    key: Annotated[str, typer.Argument(help="The lock key, such as cron:store-auto-close.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a lock, whoever holds it (emergency only): its owner stops, another may run."""
+    cron = service()
+    check_key(key)
+    if not yes and not agreed(f"Delete the lock {key}? A job that holds it is cancelled."):
+        complain(f"{key} was left as it is: answer y, or give --yes")
+        raise typer.Exit(1)
+
+    async def work() -> bool:
+        async with cron.parts.locks as manager:
+            return await manager.unlock(key)
+
+    print(f"{key} is free." if run_to_end(work()) else f"{key} was not locked.")
+
+
+@app.command()
+def token(
+    stores: Annotated[str, typer.Option(help="Store ids, comma-separated, or * for all.")] = "",
+    scope: Annotated[
+        str, typer.Option(help=f"Space-separated, of: {' '.join(SCOPES)}.")
+    ] = "notifications:read",
+    days: Annotated[float, typer.Option(help="Days until it expires.", min=0.001, max=3660)] = 1.0,
+    subject: Annotated[str, typer.Option(help="Whom it is for, in logs.")] = "cli",
+) -> None:
+    """Print a token signed with SOLOCRON_AUTH_SECRET.
+
+    Clients send it as `Authorization: Bearer <token>`; it cannot be taken back before it expires.
+    """
+    cron = service()
+    named = [each.strip() for each in stores.split(",") if each.strip()]
+    bad = [each for each in named if not is_store_id(each)]
+    if not named or (bad and named != ["*"]):
+        about = f"has {bad[0][:100]!r}" if bad else "is empty"
+        raise ConfigError(f"--stores {about}: give store ids, comma-separated, or '*' for all")
+    if not scope.split():
+        raise ConfigError(f"--scope is empty: give one or more of {', '.join(SCOPES)}")
+    text = cron.parts.authenticator.issue(
+        subject=subject, stores=None if named == ["*"] else named, scopes=scope.split(),
+        lifetime_s=int(days * 86_400),
+    )  # fmt: skip
+    print(text)
+
+
+@app.command()
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="A bounded show; exit code 0 if every tick ran once.")
+    ] = False,
+) -> None:
+    """Three workers, a real Redis, a few hundred stores and a fast clock, until Ctrl-C."""
+    from solocron.demo.show import show
+
+    raise typer.Exit(run_to_end(show(once=once)))

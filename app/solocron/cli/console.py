@@ -1,0 +1,86 @@
+"""What the commands have in common: how they run, print, ask and complain."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from solocron import logs
+from solocron.service import Solocron
+from solocron.settings import load
+
+_T = TypeVar("_T")
+
+_PIPE_WIDTH = 10_000
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def complain(error: object) -> None:
+    """Say on stderr what is wrong."""
+    for line in str(error).splitlines():
+        print(f"solocron: {logs.one_line(line)}", file=sys.stderr)
+
+
+def run_to_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run `work`; SIGTERM cancels it as Ctrl-C does, so that it can give back what it holds."""
+
+    async def cancellable() -> _T:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(cancellable())
+
+
+def service(*, working: bool = False) -> Solocron:
+    """The service. Commands that only look say what is wrong themselves: unless debugging, they
+    log errors only."""
+    settings = load()
+    looking = not working and settings.log_level != "debug"
+    logs.configure(settings.log_format, "error" if looking else settings.log_level)
+    return Solocron(settings)
+
+
+def print_rows(rows: list[dict[str, Any]], columns: dict[str, str], as_json: bool) -> None:
+    """Rows as JSON, or as a table of `columns` (key -> heading). Nothing is cut off: what does
+    not fit a terminal is folded, and a pipe has no width."""
+    if as_json:
+        print(json.dumps(rows, default=str))
+        return
+    table = Table(*(Column(heading, overflow="fold") for heading in columns.values()))
+    for row in rows:
+        table.add_row(*(_text(row.get(key)) for key in columns))
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None or value == "" else escape(logs.one_line(str(value)))
+
+
+def moment(ms: float | None) -> str | None:
+    """A time (UTC epoch ms) as text; None when there is none."""
+    if ms is None or ms < 0:
+        return None
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
+
+
+def agreed(question: str) -> bool:
+    """Ask the user; anything but y or yes is no."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
