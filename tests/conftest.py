@@ -51,8 +51,8 @@ class RedisServer:
     """A redis-server of the tests' own, that can be stopped, frozen and killed; `options` are
     more of its command line."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.host, self.port, self._folder = "127.0.0.1", free_port(), folder
+    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+        self.host, self.port, self._folder = "127.0.0.1", port or free_port(), folder
         self.url = f"redis://{self.host}:{self.port}/0"
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None

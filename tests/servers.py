@@ -19,19 +19,21 @@ from solocron.storage.tables import stores
 
 
 class Server:
-    """The notification side of one server."""
+    """The notification side of one server, which asks the table unasked each `audit_s`."""
 
-    def __init__(self, database: Database, redis_url: str) -> None:
+    def __init__(self, database: Database, redis_url: str, *, audit_s: float = 1.0) -> None:
         self.outbox = Outbox(database)
         self.fanout = Fanout(redis_url, environment="", clock=SystemClock(), deadline_s=0.5)
-        self.hub = Hub(self.outbox, self.fanout, poll_s=0.1, audit_s=1.0)
+        self.hub = Hub(self.outbox, self.fanout, poll_s=0.1, audit_s=audit_s)
         self.relay = Relay(self.outbox, self.fanout, self.hub, SystemClock(), sweep_s=0.2)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Server]:
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self.fanout.run(self.hub.deliver, self.hub.resync)),
+                group.create_task(
+                    self.fanout.run(self.hub.deliver, self.hub.resync, self.hub.nudged)
+                ),
                 group.create_task(self.hub.run()),
                 group.create_task(self.relay.run()),
             ]

@@ -199,7 +199,9 @@ class Solocron:
             tasks = [
                 group.create_task(self._watchdog.run()),
                 group.create_task(self._migrated()),
-                group.create_task(parts.fanout.run(parts.hub.deliver, parts.hub.resync)),
+                group.create_task(
+                    parts.fanout.run(parts.hub.deliver, parts.hub.resync, parts.hub.nudged)
+                ),
                 group.create_task(parts.hub.run()),
                 group.create_task(parts.relay.run()),
                 group.create_task(parts.channels.run()),

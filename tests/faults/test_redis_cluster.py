@@ -12,7 +12,9 @@ import pytest
 from conftest import RedisServer
 from peers import Peer
 from servers import Commit, Server, with_stores
+from solocron.clock import SystemClock
 from solocron.errors import LockReadOnly, LockUnavailable
+from solocron.locks.cluster import make_link
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Done, Granted, Held
 from topologies import Cluster, running
@@ -93,6 +95,26 @@ async def test_an_old_map_is_put_right(cluster: Cluster) -> None:
         cluster.give(slot, target)
         assert await locks.acquire_lock(key, 60_000)
         assert target.cli("EXISTS", key) == "1"
+
+
+async def test_many_commands_go_each_to_the_node_of_its_key_in_order(cluster: Cluster) -> None:
+    source, target = cluster.nodes[0], cluster.nodes[1]
+    moved = [cluster.key_on(source, f"moved{n}") for n in range(3)]
+    keys = [*moved, *(f"cron:{n}" for n in range(300))] * 2
+    link = make_link(cluster.url, clock=SystemClock(), deadline_s=1)
+    try:
+        assert await link.call_all([("EXISTS", key) for key in keys], keys) == [0] * len(keys)
+        for key in moved:
+            cluster.give(source.cli("CLUSTER", "KEYSLOT", key), target)
+        lengths = await link.call_all([("APPEND", key, "x") for key in keys], keys)
+        assert lengths == [1] * (len(keys) // 2) + [2] * (len(keys) // 2)
+        assert [target.cli("GET", key) for key in moved] == ["xx"] * 3
+        cluster.nodes[2].stop()
+        with pytest.raises(LockUnavailable):
+            await link.call_all([("EXISTS", key) for key in keys], keys)
+        assert await link.call_all([("STRLEN", key) for key in moved], moved) == [2] * 3
+    finally:
+        await link.close()
 
 
 @pytest.mark.parametrize("how", ["killed", "hung"])

@@ -18,6 +18,7 @@ from proxy import Proxy
 from solocron.clock import SystemClock
 from solocron.errors import ConfigError
 from solocron.notifications.fanout import MAX_EVENT, Fanout
+from solocron.storage.feed import EVERY
 
 
 class Side:
@@ -28,15 +29,20 @@ class Side:
             url, environment="", clock=SystemClock(), deadline_s=0.5, keepalive_s=keepalive_s
         )
         self.heard: list[tuple[str, int, bytes]] = []
-        self.changes = 0
+        self.changes = self.nudges = 0
 
     def _changed(self) -> None:
         self.changes += 1
 
+    def _nudged(self) -> None:
+        self.nudges += 1
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Side]:
         task = asyncio.create_task(
-            self.fanout.run(lambda *message: self.heard.append(message), self._changed)
+            self.fanout.run(
+                lambda *message: self.heard.append(message), self._changed, self._nudged
+            )
         )
         try:
             yield self
@@ -89,6 +95,26 @@ async def test_watching_unwatching_and_reconnecting_agree_with_redis(
         async with asyncio.timeout(5):
             while subscribed(redis_server) != wanted:
                 await asyncio.sleep(0.02)
+
+
+async def test_each_batch_nudges_the_other_servers_that_watch_all_stores(
+    redis_server: RedisServer,
+) -> None:
+    async with (
+        Side(redis_server.url).running() as one,
+        Side(redis_server.url).running() as other,
+        Side(redis_server.url).running() as idle,
+    ):
+        await asyncio.gather(one.up(), other.up(), idle.up())
+        await asyncio.gather(*(side.fanout.watch([EVERY, "b"]) for side in (one, other)))
+        for number in range(3):
+            assert await one.fanout.publish([("a", number, b"{}")] * 10)
+        assert await other.fanout.publish([("b", 1, b"{}")])
+        await asyncio.gather(one.hears(("b", 1, b"{}")), other.hears(("b", 1, b"{}")))
+        async with asyncio.timeout(5):
+            while one.nudges < 1:
+                await asyncio.sleep(0.005)
+        assert (one.nudges, other.nudges, idle.nudges) == (1, 3, 0)
 
 
 async def test_watch_returns_when_messages_do_arrive(redis_server: RedisServer) -> None:

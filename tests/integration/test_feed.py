@@ -276,6 +276,20 @@ async def test_a_feed_that_was_pruned_under_a_client_says_so(
         ]
 
 
+async def test_what_another_server_publishes_is_heard_at_once(
+    database: Database, redis_server: RedisServer, commit: Commit
+) -> None:
+    one = Server(database, redis_server.url)
+    other = Server(database, redis_server.url, audit_s=600)  # it is told, or hears nothing
+    async with one.running(), other.running():
+        await asyncio.gather(one.up(), other.up())
+        peer = Peer()
+        await other.hub.subscribe(peer.client, {EVERY: None})
+        for number in range(1, 21):
+            one.relay.publish(await commit("a"))
+            await hears(peer, list(range(1, number + 1)))
+
+
 async def test_what_nobody_told_of_is_found_by_the_audit(
     database: Database, redis_server: RedisServer, commit: Commit
 ) -> None:

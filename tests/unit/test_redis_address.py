@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from solocron.errors import ConfigError
 from solocron.locks.address import as_cluster, parse_address
-from solocron.locks.cluster import Node, SlotRange, read_slots
+from solocron.locks.slots import Node, SlotRange, read_slots
 from solocron.settings import load
 
 

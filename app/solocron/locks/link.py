@@ -47,7 +47,7 @@ _REFUSALS = (
 _REFUSAL = re.compile(
     r"(?:^|[ -])(READONLY|MISCONF|OOM|LOADING|CLUSTERDOWN|MASTERDOWN|NOREPLICAS)\b"
 )
-_REDIRECTS = (AskError, TryAgainError)  # MovedError is an AskError
+REDIRECTS = (AskError, TryAgainError)  # MovedError is an AskError
 _RETRY_PAUSES_S = (0.02, 0.05, 0.1, 0.2)
 _STALLED = 1.5  # deadlines: a timeout noticed so late was not noticed by a running loop
 
@@ -152,22 +152,27 @@ class RedisLink:
         """
         try:
             return await self._within(lambda: self.exchange(args))
-        except _REDIRECTS as error:
-            raise LockUnavailable(
-                f"Redis is a cluster ({type(error).__name__}): set REDIS_CLUSTER=1, or give a "
-                "redis+cluster:// URL"
-            ) from None
+        except REDIRECTS as error:
+            raise _misplaced(error) from None
 
-    async def call_all(self, commands: Sequence[Command]) -> list[Any]:
-        """As `call`, for many commands in one write."""
-
-        return await self._within(lambda: self.exchange_all(commands))
+    async def call_all(self, commands: Sequence[Command], keys: Sequence[str] = ()) -> list[Any]:
+        """As `call`, for many commands in one write; `keys`, one each, are for a cluster."""
+        replies = await self._within(lambda: self.exchange_all(commands))
+        for each in replies:
+            if isinstance(each, REDIRECTS):
+                raise _misplaced(each)
+        return replies
 
     async def exchange_all(self, commands: Sequence[Command]) -> list[Any]:
-        """As `call_all`, without the deadline; a cluster's redirections pass too."""
+        """As `call_all`, without the deadline; a cluster's redirections are among the replies."""
 
-        def submit(session: Session) -> asyncio.Future[list[Any]]:
-            return asyncio.gather(*(session.submit(each) for each in commands))
+        async def submit(session: Session) -> list[Any]:
+            submitted = [session.submit(each) for each in commands]
+            replies = await asyncio.gather(*submitted, return_exceptions=True)
+            for each in replies:
+                if isinstance(each, BaseException) and not isinstance(each, REDIRECTS):
+                    raise each
+            return replies
 
         return await self._exchange(commands[0], submit)
 
@@ -203,7 +208,7 @@ class RedisLink:
                 self._failure = ""
                 self._reachability.works(self._server)
                 return reply
-            except (NoScriptError, *_REDIRECTS):
+            except (NoScriptError, *REDIRECTS):
                 raise
             except (ResponseError, BusyLoadingError) as error:
                 self._lost(name_of(error), session)
@@ -259,3 +264,10 @@ def _heard(reply: asyncio.Future[Any]) -> None:
     """An error for it comes again with the command behind it."""
     if not reply.cancelled():
         reply.exception()
+
+
+def _misplaced(redirection: RedisError) -> LockUnavailable:
+    return LockUnavailable(
+        f"Redis is a cluster ({type(redirection).__name__}): set REDIS_CLUSTER=1, or give a "
+        "redis+cluster:// URL"
+    )

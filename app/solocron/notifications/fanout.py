@@ -2,7 +2,8 @@
 
 Two connections beside the lock traffic's: one that subscribes, one that publishes. A message is
 `<seq> <CloudEvent>`. Messages sent while the subscriber is away are gone; the hub is told to look
-for them in the table.
+for them in the table. What is published is followed by a nudge on the channel of EVERY, for those
+who watch all stores: it says whose it is, as a server's own clients are nudged without Redis.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from solocron.errors import LockUnavailable
 from solocron.locks.address import parse_address
 from solocron.locks.cluster import make_link
 from solocron.locks.connector import Connector
+from solocron.storage.feed import EVERY
 
 log = logging.getLogger("solocron.notifications")
 
 MAX_EVENT = 256 * 1024
 _CHANNELS_PER_COMMAND = 1000
-_MESSAGES_PER_WRITE = 500
+_MESSAGES_PER_WRITE = 501  # a batch of the relay and its nudge
 _RECONNECT_S = (0.1, 1.0)
 
 Deliver = Callable[[str, int, bytes], None]
@@ -46,6 +48,7 @@ class Fanout:
         self._publisher = make_link(url, clock=clock, deadline_s=deadline_s)
         self._connector = Connector(parse_address(url), deadline_s=deadline_s)
         self._prefix = f"solocron:{environment}:notifications:".replace("::", ":")
+        self._name = b"%016x" % random.getrandbits(64)
         self._deadline_s = deadline_s
         self._keepalive_s = keepalive_s
         self._watched: set[str] = set()
@@ -59,13 +62,16 @@ class Fanout:
     # -- publishing ------------------------------------------------------------------------
 
     async def publish(self, messages: Sequence[tuple[str, int, bytes]]) -> bool:
-        """Publish (store, seq, event) in order; False when Redis did not take them all."""
+        """Publish (store, seq, event) in order, then the nudge; False when Redis did not take them
+        all."""
+        said = [(store_id, b"%d %b" % (seq, event)) for store_id, seq, event in messages]
+        said.append((EVERY, self._name))
         try:
-            for start in range(0, len(messages), _MESSAGES_PER_WRITE):
+            for start in range(0, len(said), _MESSAGES_PER_WRITE):
                 await self._publisher.call_all(
                     [
-                        ("PUBLISH", self._prefix + store_id, b"%d %b" % (seq, event))
-                        for store_id, seq, event in messages[start : start + _MESSAGES_PER_WRITE]
+                        ("PUBLISH", self._prefix + topic, data)
+                        for topic, data in said[start : start + _MESSAGES_PER_WRITE]
                     ]
                 )
         except LockUnavailable as error:
@@ -118,16 +124,19 @@ class Fanout:
         if connection is self._connection:
             self._broken.set()
 
-    async def run(self, deliver: Deliver, on_change: Callable[[], None]) -> None:
+    async def run(
+        self, deliver: Deliver, on_change: Callable[[], None], nudged: Callable[[], None]
+    ) -> None:
         """Keep subscribed until cancelled; reconnects by itself.
 
-        `deliver(store_id, seq, event)` is called for each message of a watched store, `on_change`
-        each time the subscriptions are lost or in force again: messages may have been missed.
+        `deliver(store_id, seq, event)` is called for each message of a watched store, `nudged` when
+        EVERY is watched and another server published something, `on_change` each time the
+        subscriptions are lost or in force again: messages may have been missed.
         """
         try:
             while True:
                 try:
-                    await self._session(deliver, on_change)
+                    await self._session(deliver, on_change, nudged)
                 except* (RedisError, OSError, TimeoutError) as group:
                     self._down(group.exceptions[0])
                 await asyncio.sleep(random.uniform(*_RECONNECT_S))
@@ -139,14 +148,16 @@ class Fanout:
         """Close the publishing connections. Safe to call twice; a later publish connects anew."""
         await self._publisher.close()
 
-    async def _session(self, deliver: Deliver, on_change: Callable[[], None]) -> None:
+    async def _session(
+        self, deliver: Deliver, on_change: Callable[[], None], nudged: Callable[[], None]
+    ) -> None:
         async with asyncio.timeout(self._deadline_s):
             connection = await self._connector.open()
         try:
             self._connection = connection
             self._broken.clear()
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._read(connection, deliver))
+                group.create_task(self._read(connection, deliver, nudged))
                 group.create_task(self._subscribe_all(connection, on_change))
                 group.create_task(self._keep_alive(connection))
         finally:
@@ -194,7 +205,9 @@ class Fanout:
         finally:
             del self._markers[name]
 
-    async def _read(self, connection: AbstractConnection, deliver: Deliver) -> None:
+    async def _read(
+        self, connection: AbstractConnection, deliver: Deliver, nudged: Callable[[], None]
+    ) -> None:
         prefix = self._prefix.encode()
         while True:
             reply = await connection.read_response()
@@ -206,7 +219,10 @@ class Fanout:
             elif reply[0] == b"message" and reply[1].startswith(prefix):
                 store_id = reply[1][len(prefix) :].decode(errors="replace")
                 seq, _, event = reply[2].partition(b" ")
-                if len(event) > MAX_EVENT or not seq.isdigit() or len(seq) > 18:
+                if store_id == EVERY:
+                    if reply[2] != self._name:
+                        nudged()
+                elif len(event) > MAX_EVENT or not seq.isdigit() or len(seq) > 18:
                     log.warning("ignored a message of %d bytes on %s", len(reply[2]), store_id)
                 else:
                     deliver(store_id, int(seq), event)
