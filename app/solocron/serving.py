@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable
 
+from solocron.sdnotify import ServiceManager
 from solocron.service import Solocron
 from solocron.web.server import WebServer
 
@@ -21,8 +23,9 @@ async def serve_until_signalled(
 ) -> None:
     """Run the jobs and the web server until SIGTERM, SIGINT or `stop`.
 
-    `started` is told the server once it listens and the jobs are armed. A second signal cancels
-    the calling task. Raises ConfigError, and what broke the service.
+    `started` is told the server once it listens and the jobs are armed, as is the service manager
+    that started this process, if one did. A second signal cancels the calling task. Raises
+    ConfigError, and what broke the service.
     """
     stopping = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -37,12 +40,21 @@ async def serve_until_signalled(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    async with cron.serving() as server:
-        if started is not None:
-            started(server)
-        try:
-            await cron.run_until(stopping)
-        except asyncio.CancelledError:
-            if stopping.is_set():
-                task.cancel()  # a second signal so soon is meant for the graceful stop, too
-            raise
+    manager = ServiceManager.from_environment(os.environ)
+    alive = asyncio.create_task(manager.stay_alive())
+    try:
+        async with cron.serving() as server:
+            if started is not None:
+                started(server)
+            manager.ready(f"{len(cron.jobs)} jobs, port {server.port}")
+            try:
+                await cron.run_until(stopping)
+            except asyncio.CancelledError:
+                if stopping.is_set():
+                    task.cancel()  # a second signal so soon is meant for the graceful stop, too
+                raise
+            finally:
+                manager.stopping()
+    finally:
+        alive.cancel()  # to the end of the stop: what is drained must not be taken for dead
+        await asyncio.gather(alive, return_exceptions=True)

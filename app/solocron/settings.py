@@ -2,7 +2,7 @@
 
 Values that can carry a secret are kept as `SecretStr`: they show in no log, repr or error. A value
 that is a part's own business (a URL, a cron expression) is judged by that part, here and now, so
-that all that is wrong is told at once.
+that all that is wrong is told at once. Each such value can come from a file: see `secret_files`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError
 from solocron.locks.address import as_cluster, check_url
+from solocron.secret_files import SUFFIX, read_secrets
 from solocron.storage.engine import parse_url
 from solocron.web.auth import check_secret
 
@@ -172,20 +173,33 @@ class Settings(BaseSettings):
 def load() -> Settings:
     """The settings of this process's environment. Raises ConfigError: a line per wrong value."""
     known = [variable(name) for name in Settings.model_fields]
-    wrong = {
+    held, wrong = read_secrets(secrets(), os.environ)
+    known += [name + SUFFIX for name in secrets()]
+    wrong |= {
         name: text
         for name, value in os.environ.items()
         if (text := _not_a_value(name, value, known))
     }
+    arguments: dict[str, Any] = {secrets()[name]: text for name, text in held.items()}
     try:
-        settings = Settings()
+        settings = Settings(**arguments)
     except ValidationError as error:
         for each in error.errors(include_url=False):
             name, text = _explain(each)
-            wrong.setdefault(name, text)
+            wrong.setdefault(name, text.replace(name, name + SUFFIX, 1) if name in held else text)
     if wrong:
         raise ConfigError("\n".join(wrong.values()))
     return settings
+
+
+def secrets() -> dict[str, str]:
+    """The variables that can hold a secret, so that a file can give them, and what `Settings` calls
+    their values."""
+    return {
+        variable(field): info.validation_alias if isinstance(info.validation_alias, str) else field
+        for field, info in Settings.model_fields.items()
+        if SecretStr in (info.annotation, *get_args(info.annotation))
+    }
 
 
 def variable(field: str) -> str:

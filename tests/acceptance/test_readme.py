@@ -15,7 +15,8 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from conftest import RedisServer, free_port
-from solocron.settings import Settings, variable
+from solocron.secret_files import SUFFIX
+from solocron.settings import Settings, secrets, variable
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -103,7 +104,8 @@ def test_every_setting_is_in_the_readme_and_no_other() -> None:
     table = README.split("## Settings")[1].split("\n## ")[0]
     told = set(re.findall(r"`((?:SOLOCRON|REDIS|DATABASE)_[A-Z_]+)`", table))
     told |= {name.removesuffix("SCHEDULE") + "TTL" for name in told if name.endswith("_SCHEDULE")}
-    assert told == {variable(name) for name in Settings.model_fields}
+    files = {name + SUFFIX for name in secrets()}
+    assert told == {variable(name) for name in Settings.model_fields} | files
 
 
 def test_every_default_in_the_readme_is_the_default() -> None:

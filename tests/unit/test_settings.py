@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solocron.errors import ConfigError
+from solocron.secret_files import SUFFIX
 from solocron.service import Solocron
-from solocron.settings import Settings, load, variable
+from solocron.settings import Settings, load, secrets, variable
 
+FILES = [name + SUFFIX for name in secrets()]
 NAMES = [variable(field) for field in Settings.model_fields]
 MARKER = "hunter2-do-not-show"
 
@@ -26,13 +28,13 @@ PLAUSIBLE = st.sampled_from([
 ])  # fmt: skip
 TYPOS = st.from_regex(r"SOLOCRON_[A-Z_]{1,10}", fullmatch=True)
 ENVIRONMENTS = st.dictionaries(
-    st.sampled_from(NAMES) | TYPOS, ANYTHING | PLAUSIBLE, min_size=1, max_size=6
+    st.sampled_from(NAMES + FILES) | TYPOS, ANYTHING | PLAUSIBLE, min_size=1, max_size=6
 )
 
 
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in NAMES:
+    for name in NAMES + FILES:
         monkeypatch.delenv(name, raising=False)
 
 
