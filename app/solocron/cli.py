@@ -28,7 +28,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 
 from solocron import logs
-from solocron.cron.runner import Outcome
+from solocron.cron.outcome import Outcome
 from solocron.errors import (
     ConfigError,
     InvalidInput,

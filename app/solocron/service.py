@@ -13,7 +13,7 @@ from aiohttp import web
 
 from solocron.clock import Clock, SystemClock
 from solocron.cron.job import Body, Job
-from solocron.cron.runner import Outcome
+from solocron.cron.outcome import Outcome
 from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError, StorageUnavailable
