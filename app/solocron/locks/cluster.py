@@ -99,10 +99,13 @@ class ClusterLink:
             lambda path: self._routed(path, key, lambda link, asking: link.exchange(args, asking))
         )
 
-    async def call_all(self, commands: Sequence[Command]) -> list[Any]:
-        """As `call`, for many commands that any one node may take, in one write."""
+    async def call_all(self, commands: Sequence[Command], key: str = "") -> list[Any]:
+        """As `call`, in one write: many commands that any one node may take, or a transaction on
+        `key`."""
         return await self._within(
-            lambda path: self._routed(path, "", lambda link, asking: link.exchange_all(commands))
+            lambda path: self._routed(
+                path, key, lambda link, asking: link.exchange_all(commands, asking)
+            )
         )
 
     async def _within(self, work: Callable[[list[Node]], Awaitable[_T]]) -> _T:

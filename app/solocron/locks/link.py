@@ -158,15 +158,18 @@ class RedisLink:
                 "redis+cluster:// URL"
             ) from None
 
-    async def call_all(self, commands: Sequence[Command]) -> list[Any]:
+    async def call_all(self, commands: Sequence[Command], key: str = "") -> list[Any]:
         """As `call`, for many commands in one write."""
 
         return await self._within(lambda: self.exchange_all(commands))
 
-    async def exchange_all(self, commands: Sequence[Command]) -> list[Any]:
-        """As `call_all`, without the deadline; a cluster's redirections pass too."""
+    async def exchange_all(self, commands: Sequence[Command], asking: bool = False) -> list[Any]:
+        """As `call_all`, without the deadline; a cluster's redirections pass too. `asking` holds
+        for the first command: for a MULTI, until its EXEC."""
 
         def submit(session: Session) -> asyncio.Future[list[Any]]:
+            if asking:
+                session.submit(("ASKING",)).add_done_callback(_heard)
             return asyncio.gather(*(session.submit(each) for each in commands))
 
         return await self._exchange(commands[0], submit)
