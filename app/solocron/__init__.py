@@ -20,11 +20,10 @@ from solocron.locks.lease import Lease
 from solocron.locks.manager import LockManager
 from solocron.service import Solocron
 from solocron.settings import Settings
+from solocron.version import __version__
 
 __all__ = [
     "Calendar", "Clock", "ConfigError", "InvalidInput", "Job", "Lease", "LeaseLost", "LockManager",
     "LockNotAcquired", "LockUnavailable", "Run", "Settings", "Solocron", "SolocronError",
-    "StaleAttempt", "StorageUnavailable", "SystemClock",
+    "StaleAttempt", "StorageUnavailable", "SystemClock", "__version__",
 ]  # fmt: skip
-
-__version__ = "0.1.0"

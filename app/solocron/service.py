@@ -12,8 +12,9 @@ from typing import Any, Self
 from aiohttp import web
 
 from solocron.clock import Clock, SystemClock
+from solocron.cron.board import State
 from solocron.cron.job import Body, Job
-from solocron.cron.runner import Outcome
+from solocron.cron.outcome import Outcome
 from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError, StorageUnavailable
@@ -185,6 +186,7 @@ class Solocron:
                 finally:
                     await scheduler.stop(0)
                     await parts.connections.drain()
+                    await parts.board.close()
         except Exception:
             log.critical("The service stopped: a part of it broke", exc_info=True)
             raise
@@ -205,6 +207,7 @@ class Solocron:
                 group.create_task(parts.hub.run()),
                 group.create_task(parts.relay.run()),
                 group.create_task(parts.channels.run()),
+                group.create_task(parts.board.run(self._jobs, self._state)),
             ]
             scheduler.start()
             self._started.set()
@@ -212,10 +215,21 @@ class Solocron:
             await scheduler.stop(self.settings.grace)
             await parts.relay.flush()
             await parts.connections.drain()
+            await parts.board.leave()
             self._drained.set()
             await self._closing.wait()
             for task in tasks:
                 task.cancel()
+
+    def _state(self) -> State:
+        parts = self.parts
+        return State(
+            skew_ms=round(parts.locks.skew.ahead_ms),
+            loop_lag_ms=round(self._watchdog.lag_s * 1000),
+            redis="up" if parts.locks.link.is_up else "down",
+            database="down" if parts.database.is_lost else "up",
+            jobs_running=self._scheduler.running if self._scheduler else 0,
+        )
 
     async def _migrated(self) -> None:
         """Bring SQLite's schema up to date, or wait until somebody migrated PostgreSQL."""

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from solocron.clock import Clock, SystemClock
+from solocron.cron.board import Board
 from solocron.cron.job import Job
 from solocron.cron.runner import Runner
 from solocron.cron.ticks import Calendar
+from solocron.locks.cluster import make_link
 from solocron.locks.manager import LockManager
 from solocron.notifications.channels import Channels
 from solocron.notifications.fanout import Fanout
@@ -48,6 +50,7 @@ class Parts:
     repository: StoreRepository
     locks: LockManager
     runner: Runner
+    board: Board
     fanout: Fanout
     hub: Hub
     relay: Relay
@@ -69,6 +72,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         max_skew_ms=int(settings.max_skew * 1000),
     )  # fmt: skip
     ledger = RunLedger(database)
+    runner = Runner(locks=locks, ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms)
     fanout = Fanout(
         settings.redis, environment=settings.environment, clock=clock,
         deadline_s=settings.redis_deadline,
@@ -92,7 +96,8 @@ def build(settings: Settings, clock: Clock) -> Parts:
         ledger=ledger,
         repository=repository,
         locks=locks,
-        runner=Runner(locks=locks, ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms),
+        runner=runner,
+        board=_board(settings, runner, locks, clock),
         fanout=fanout,
         hub=hub,
         relay=relay,
@@ -113,6 +118,14 @@ def build(settings: Settings, clock: Clock) -> Parts:
             clock=clock,
         ),
     )
+
+
+def _board(settings: Settings, runner: Runner, locks: LockManager, clock: Clock) -> Board:
+    link = make_link(settings.redis, clock=clock, deadline_s=settings.redis_deadline)
+    return Board(
+        link, runner.journal, clock=clock, environment=settings.environment,
+        sweep_s=settings.sweep, locks_up=lambda: locks.link.is_up,
+    )  # fmt: skip
 
 
 def _authenticator(settings: Settings) -> Authenticator:

@@ -22,8 +22,8 @@ from shops import closings, open_shops, runs, still_open
 from solocron.clock import SystemClock
 from solocron.cron.alarm import ALARM_AFTER
 from solocron.cron.job import Job
+from solocron.cron.outcome import Outcome
 from solocron.cron.run import Run
-from solocron.cron.runner import Outcome
 from solocron.errors import LeaseLost, LockUnavailable
 from solocron.locks.manager import LockManager
 from solocron.service import Solocron

@@ -12,8 +12,8 @@ from sqlalchemy import text
 from conftest import RedisServer, execute
 from run_world import World, world_at, write
 from solocron.clock import SystemClock
+from solocron.cron.outcome import Outcome
 from solocron.cron.run import Run
-from solocron.cron.runner import Outcome
 from solocron.locks.manager import LockManager
 from solocron.storage.runs import RunKey
 

@@ -16,8 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from conftest import RedisServer
 from solocron.clock import SystemClock
 from solocron.cron.job import Body, Job
+from solocron.cron.outcome import Outcome
 from solocron.cron.run import Run
-from solocron.cron.runner import Outcome, Runner
+from solocron.cron.runner import Runner
 from solocron.cron.ticks import Calendar
 from solocron.locks.manager import LockManager
 from solocron.storage import engine

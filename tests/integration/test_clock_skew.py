@@ -10,8 +10,9 @@ import pytest
 from conftest import RedisServer
 from solocron.clock import SystemClock
 from solocron.cron.job import Job
+from solocron.cron.outcome import Outcome
 from solocron.cron.run import Run
-from solocron.cron.runner import Outcome, Runner
+from solocron.cron.runner import Runner
 from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
 from solocron.locks.manager import LockManager

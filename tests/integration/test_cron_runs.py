@@ -14,8 +14,9 @@ from conftest import RedisServer, fresh_database
 from proxy import Proxy
 from solocron.clock import SystemClock
 from solocron.cron.job import Body, Job
+from solocron.cron.outcome import Outcome
 from solocron.cron.run import Run
-from solocron.cron.runner import Outcome, Runner
+from solocron.cron.runner import Runner
 from solocron.cron.ticks import Calendar
 from solocron.errors import LeaseLost
 from solocron.locks.manager import LockManager

@@ -13,7 +13,13 @@ from certificates import identity, tls
 from conftest import RedisServer
 from proxy import Proxy
 from solocron.clock import SystemClock
+from solocron.cron.board import Board, State
+from solocron.cron.job import Job
+from solocron.cron.journal import Entry, Journal
+from solocron.cron.run import Run
+from solocron.cron.ticks import Calendar
 from solocron.errors import LockUnavailable
+from solocron.locks.cluster import make_link
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Done, Granted
 from solocron.notifications.fanout import Fanout
@@ -36,6 +42,7 @@ async def works(url: str, within_s: float = 5) -> None:
         await locks.pause(KEY)
         assert await locks.resume(KEY)
         assert not await locks.unlock(KEY)
+    await tells(url)
     heard: asyncio.Queue[tuple[str, int, bytes]] = asyncio.Queue()
     up = asyncio.Event()
     fanout = Fanout(url, environment="", clock=SystemClock(), deadline_s=1)
@@ -57,6 +64,32 @@ async def works(url: str, within_s: float = 5) -> None:
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def tells(url: str) -> None:
+    """What became of ticks goes over `url`."""
+    clock, journal = SystemClock(), Journal()
+    board = Board(
+        make_link(url, clock=clock, deadline_s=1), journal, clock=clock, environment="",
+        sweep_s=0.05, locks_up=lambda: True,
+    )  # fmt: skip
+    job = Job(name="store-auto-close", calendar=Calendar("* * * * *"), body=_body)
+    journal.note(Entry(job.name, 60_000, "ran"))
+    running = asyncio.create_task(board.run({job.name: job}, State))
+    try:
+        async with asyncio.timeout(1):
+            while not await board.workers():
+                await asyncio.sleep(0.01)
+        assert [each.verdict for each in (await board.verdicts(job, 60_000)).values()] == ["ran"]
+        await board.leave()
+        assert await board.workers() == []
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await board.close()
+
+
+async def _body(run: Run) -> None: ...
 
 
 async def test_tls_with_a_certificate_of_both_sides(

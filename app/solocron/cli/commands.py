@@ -16,7 +16,7 @@ from solocron.cli.console import (
     run_to_end,
     service,
 )
-from solocron.cron.runner import Outcome
+from solocron.cron.outcome import Outcome
 from solocron.errors import ConfigError
 from solocron.locks.keys import check_key
 from solocron.serving import serve_until_signalled

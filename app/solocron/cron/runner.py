@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
+from functools import partial
 
 from solocron.clock import Clock
 from solocron.cron.alarm import ALARM_AFTER, LockAlarm
 from solocron.cron.heart import heartbeats
 from solocron.cron.job import Job
+from solocron.cron.journal import Journal, entry_of
+from solocron.cron.outcome import Outcome
 from solocron.cron.run import Run
 from solocron.cron.sweep import MAX_MISSED
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
@@ -27,22 +30,6 @@ log = logging.getLogger("solocron.cron")
 
 _MAX_TICKS_PER_CLAIM = 1000
 _MAX_BACKOFF_MS = 300_000
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a tick went on this server.
-
-    `state`: succeeded, failed, lost or skipped; `reason`: a skip reason or the error's text;
-    `detail`: more about a skip, such as who holds the lock.
-    """
-
-    state: str
-    reason: str | None = None
-    attempt: int = 0
-    duration_ms: int = 0
-    counts: Mapping[str, int] = field(default_factory=dict)
-    detail: str = ""
 
 
 def ticks_to_run(job: Job, tick: int, *, settled: int, unfinished: Sequence[int]) -> list[int]:
@@ -61,7 +48,10 @@ def ticks_to_run(job: Job, tick: int, *, settled: int, unfinished: Sequence[int]
 
 
 class Runner:
-    """Runs ticks. `owner` names this server in the ledger; `lease_ms` is its trust window."""
+    """Runs ticks. `owner` names this server in the ledger; `lease_ms` is its trust window.
+
+    The `journal` gets an entry of each tick that is tried here, and of those that were missed.
+    """
 
     def __init__(
         self, *, locks: LockManager, ledger: RunLedger, clock: Clock, owner: str, lease_ms: int
@@ -73,19 +63,41 @@ class Runner:
         self._lease_ms = lease_ms
         self._waiting: set[str] = set()
         self.alarm = LockAlarm()
+        self.journal = Journal()
 
     async def run_tick(self, job: Job, tick: int, *, origin: str = "schedule") -> Outcome:
         """Run the tick here unless another server does or did. Raises nothing but cancellation.
 
-        `origin` is `schedule`, `manual` (beside the schedule) or `ledger` (the ledger has the tick
-        as unfinished, although Redis may count it as settled)."""
-        outcome = await self._run_tick(job, tick, origin)
+        `origin` is `schedule`, `sweep` (its own trigger should have run it, somewhere), `manual`
+        (beside the schedule) or `ledger` (the ledger has the tick as unfinished, although Redis may
+        count it as settled)."""
+        try:
+            outcome = await self._run_tick(job, tick, origin)
+        except Exception as error:
+            self._enter(job, tick, Outcome("failed", f"{type(error).__name__}: {error}"), origin)
+            raise
         if outcome.state == "skipped":
             _log_skip(job, tick, outcome)
+        self._enter(job, tick, outcome, origin)
         return outcome
 
+    def say_missed(self, job: Job, ticks: Sequence[int]) -> None:
+        """Tell of ticks that nobody runs any more; does nothing without one."""
+        if not ticks:
+            return
+        count = f"{MAX_MISSED} or more" if len(ticks) >= MAX_MISSED else len(ticks)
+        log.warning(
+            "The %s cron missed %s ticks: older than the catch-up window.", job.title, count,
+            extra={"job": job.name, "tick": ticks[-1], "reason": "missed"},
+        )  # fmt: skip
+        for tick in ticks:
+            self._enter(job, tick, Outcome("skipped", "missed"), "sweep")
+
+    def _enter(self, job: Job, tick: int, outcome: Outcome, origin: str) -> None:
+        self.journal.note(entry_of(job, tick, outcome, origin, self._clock.now_ms()))
+
     async def _run_tick(self, job: Job, tick: int, origin: str) -> Outcome:
-        wanted = tick if origin == "schedule" else -1
+        wanted = tick if origin in ("schedule", "sweep") else -1
         try:
             claim = await self._locks.claim(
                 job.lock_key, wanted, job.ttl_ms, lease_ms=self._lease_ms
@@ -170,9 +182,10 @@ class Runner:
             for each in await self._due(job, tick, settled, fallback):
                 lease.ensure()
                 outcome = await self._run_one(job, each, lease, "schedule", fallback)
+                if each < tick:
+                    self._enter(job, each, outcome, origin)
                 if not _settled(outcome):
-                    if outcome.reason == "held" and each < tick:
-                        outcome = Outcome("skipped", "overlap", outcome.attempt)
+                    outcome = outcome if each == tick else _behind(outcome)
                     break
                 newest = each
             return outcome, newest
@@ -206,7 +219,7 @@ class Runner:
             settled = (await self._ledger.latest_ticks()).get(job.name, -1)
         if job.overlap == "queue" and settled >= 0:
             oldest = tick - job.catch_up_ms
-            say_missed(job, job.calendar.between(settled, oldest - 1, MAX_MISSED))
+            self.say_missed(job, job.calendar.between(settled, oldest - 1, MAX_MISSED))
         return ticks_to_run(job, tick, settled=settled, unfinished=unfinished)
 
     async def _run_one(
@@ -224,14 +237,29 @@ class Runner:
             raise
         self._waiting.discard(job.name)
         if verdict.kind != "run":
-            return Outcome("skipped", verdict.kind, verdict.attempt, detail=verdict.owner)
+            return Outcome(
+                "skipped", verdict.kind, verdict.attempt, detail=verdict.owner, by_ledger=True
+            )
         run = Run(
             RunKey(job.name, tick, verdict.attempt),
             ledger=self._ledger, lease=lease, fallback=fallback,
         )  # fmt: skip
+        begun = partial(
+            replace, begun_ms=int(self._clock.now_ms()), taken_over=verdict.attempt > 1,
+            fallback=fallback,
+        )  # fmt: skip
+        try:
+            return begun(await self._see_through(job, run))
+        except asyncio.CancelledError:
+            given_back = Outcome("lost", "given back: the server stopped", run.attempt)
+            self._enter(job, tick, begun(given_back), origin)
+            raise
+
+    async def _see_through(self, job: Job, run: Run) -> Outcome:
+        """Run what the ledger gave us until it has ended, or is another server's."""
         try:
             async with heartbeats(run, self._ledger, self._clock, self._lease_ms):
-                async with lease.guard():
+                async with run.lease.guard():
                     counts, error, duration_ms = await self._attempts(job, run)
                 # The attempt number guards this write: a body that is done is not run again only
                 # because Redis forgot its lock while the database was away.
@@ -312,21 +340,18 @@ def _settled(outcome: Outcome) -> bool:
     return outcome.state in ("succeeded", "failed") or outcome.reason == "done"
 
 
+def _behind(earlier: Outcome) -> Outcome:
+    """What becomes of a tick when one before it was not settled."""
+    if earlier.reason == "held":
+        return Outcome("skipped", "overlap", earlier.attempt, detail=earlier.detail)
+    return Outcome(earlier.state, earlier.reason, detail=earlier.detail)
+
+
 def _counts(result: object) -> dict[str, int]:
     """What a body returned, as far as it is counts."""
     if not isinstance(result, Mapping):
         return {}
     return {str(name): count for name, count in result.items() if isinstance(count, int)}
-
-
-def say_missed(job: Job, ticks: Sequence[int]) -> None:
-    """Warn of ticks that nobody runs any more; does nothing without one."""
-    if ticks:
-        count = f"{MAX_MISSED} or more" if len(ticks) >= MAX_MISSED else len(ticks)
-        log.warning(
-            "The %s cron missed %s ticks: older than the catch-up window.", job.title, count,
-            extra={"job": job.name, "tick": ticks[-1], "reason": "missed"},
-        )  # fmt: skip
 
 
 def _log_skip(job: Job, tick: int, skipped: Outcome) -> None:

@@ -10,7 +10,8 @@ from functools import partial
 
 from solocron.clock import Clock
 from solocron.cron.job import Job
-from solocron.cron.runner import Outcome, Runner, say_missed
+from solocron.cron.outcome import Outcome
+from solocron.cron.runner import Runner
 from solocron.cron.sweep import decide, is_free, is_missed
 from solocron.cron.triggers import Trigger
 from solocron.errors import ConfigError, LockUnavailable, StorageUnavailable
@@ -178,7 +179,7 @@ class Scheduler:
             return
         decision = decide(job, settled, now, grace_ms=min(1000.0, self._sweep_s * 200))
         if decision.tick is not None:
-            self._try(job, decision.tick)
+            self._try(job, decision.tick, "sweep")
         elif self._locks.skew.off:
             pass  # by a wrong clock nothing can be called too late
         elif decision.missed and decision.missed[-1] > self._missed.get(job.name, -1):
@@ -191,7 +192,7 @@ class Scheduler:
         except StorageUnavailable:
             return  # the next sweep asks again
         self._missed[job.name] = ticks[-1]
-        say_missed(job, [tick for tick in ticks if tick > latest])
+        self._runner.say_missed(job, [tick for tick in ticks if tick > latest])
 
     def _is_running(self, job: Job) -> bool:
         return any(each is job for each in self._running.values())

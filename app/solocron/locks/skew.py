@@ -18,13 +18,15 @@ log = logging.getLogger("solocron.locks")
 
 class SkewGuard:
     """Judges ticks by the time of others, and says once when this server's clock is off by more
-    than `max_skew_ms`, and once when it is right again. `off`: whether it was when last compared.
+    than `max_skew_ms`, and once when it is right again. `off`: whether it was when last compared;
+    `ahead_ms`: by how much it was then at least ahead of the other, or, below 0, behind it.
     """
 
     def __init__(self, clock: Clock, max_skew_ms: float) -> None:
         self._clock = clock
         self._max_skew_ms = max_skew_ms
         self.off = False
+        self.ahead_ms = 0.0
 
     def opens_ms(self, tick: float) -> int:
         """From when on, by another machine's clock (UTC epoch ms), `tick` may be run."""
@@ -36,6 +38,7 @@ class SkewGuard:
         ahead_ms = self._clock.real_ms(sent_ms) - theirs_ms
         behind_ms = theirs_ms - self._clock.real_ms(self._clock.now_ms())
         off_ms = max(ahead_ms, behind_ms)
+        self.ahead_ms = max(0.0, ahead_ms) or min(0.0, -behind_ms)
         if (off := off_ms > self._max_skew_ms) is self.off:
             return
         self.off = off
