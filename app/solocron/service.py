@@ -203,6 +203,7 @@ class Solocron:
                 group.create_task(parts.hub.run()),
                 group.create_task(parts.relay.run()),
                 group.create_task(parts.channels.run()),
+                group.create_task(parts.retention.run()),
             ]
             scheduler.start()
             self._started.set()
