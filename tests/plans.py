@@ -17,8 +17,10 @@ class Statements:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.given: list[tuple[str, tuple[Any, ...]]] = []
+        self.sizes: list[tuple[str, int]] = []  # how many rows of parameters each was given
 
     def record(self, c: Any, cursor: Any, statement: str, given: Any, x: Any, many: bool) -> None:
+        self.sizes.append((statement, len(given) if many else 1))
         self.given.append((statement, tuple(given[0] if many else given)))
 
     async def plans(self, *verbs: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from sqlalchemy import insert, update
@@ -75,12 +75,15 @@ async def with_stores(url: str, *names: str) -> AsyncIterator[Database]:
 
 
 class Commit:
-    """Commits the next `count` notifications of a store, made `age_ms` ago."""
+    """Commits the next `count` notifications of a store, made `age_ms` ago, to be delivered on
+    `channels` besides."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def __call__(self, store: str, count: int = 1, age_ms: int = 0) -> list[Notification]:
+    async def __call__(
+        self, store: str, count: int = 1, age_ms: int = 0, channels: Sequence[str] = ()
+    ) -> list[Notification]:
         now = int(SystemClock().now_ms()) - age_ms
         async with self._database.begin() as connection:
             change = update(stores).where(stores.c.id == store).values(
@@ -91,5 +94,5 @@ class Commit:
                 Notification(store, seq, "store.closed", {"name": store}, now)
                 for seq in range(head - count + 1, head + 1)
             ]
-            await rows.append(connection, fresh)
+            await rows.append(connection, fresh, channels)
         return fresh

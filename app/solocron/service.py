@@ -208,6 +208,7 @@ class Solocron:
                 group.create_task(parts.relay.run()),
                 group.create_task(parts.channels.run()),
                 group.create_task(parts.board.run(self._jobs, self._state)),
+                group.create_task(parts.retention.run()),
             ]
             scheduler.start()
             self._started.set()

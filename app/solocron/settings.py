@@ -32,6 +32,7 @@ _MAX_VALUE = 16 * 1024
 _HOST_NAME = re.compile(r"[\w.-]{1,255}")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
 _WEEK_S = 7 * 86_400
+_CENTURY_S = 36_525 * 86_400
 _SERVICE_LINKS = (
     "; Kubernetes sets such variables for a Service of that name: "
     "switch them off with enableServiceLinks: false in the pod's spec"
@@ -77,6 +78,7 @@ class Settings(BaseSettings):
     sweep: float = Field(default=5, ge=0.1, le=3600)
     catch_up: float = Field(default=3600, ge=0, le=_WEEK_S)
     notify_urls: SecretStr | None = None
+    history: float = Field(default=_WEEK_S, ge=3600, le=_CENTURY_S)
     max_skew: float = Field(default=60, ge=1, le=3600)
     grace: float = Field(default=20, ge=0, le=3600)
     on_redis_down: Literal["run", "skip"] = "run"

@@ -24,10 +24,12 @@ from solocron.notifications.channels import Channels
 from solocron.notifications.fanout import Fanout
 from solocron.notifications.hub import Hub
 from solocron.notifications.relay import Relay
+from solocron.notifications.retention import Retention
 from solocron.notifications.senders import channels_of
 from solocron.settings import Settings
 from solocron.storage.deliveries import Deliveries
 from solocron.storage.engine import Database
+from solocron.storage.history import History
 from solocron.storage.outbox import Outbox
 from solocron.storage.runs import RunLedger
 from solocron.stores.auto_close import AutoClose
@@ -55,6 +57,7 @@ class Parts:
     hub: Hub
     relay: Relay
     channels: Channels
+    retention: Retention
     connections: Connections
     sockets: Sockets
     events: Events
@@ -102,6 +105,14 @@ def build(settings: Settings, clock: Clock) -> Parts:
         hub=hub,
         relay=relay,
         channels=channels,
+        retention=Retention(
+            History(database),
+            fanout,
+            clock,
+            channels=channels.ids,
+            kept_s=settings.history,
+            runs_kept_s=settings.catch_up,
+        ),
         connections=connections,
         sockets=Sockets(
             hub, authenticator, connections, origins=origins, heartbeat_s=settings.heartbeat

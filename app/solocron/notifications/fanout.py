@@ -79,10 +79,10 @@ class Fanout:
             return False
         return True
 
-    async def take_turn(self, period_ms: int, *, again: bool = False) -> bool:
-        """Whether this server is the first to ask within the period; with `again`, whether its turn
-        could be prolonged. False without Redis."""
-        key = self._prefix + "*turn"  # no store has such an id
+    async def take_turn(self, period_ms: int, *, of: str = "turn", again: bool = False) -> bool:
+        """Whether this server is the first to ask within the period for the turn `of` something;
+        with `again`, whether its turn could be prolonged. False without Redis."""
+        key = f"{self._prefix}*{of}"  # no store has such an id
         when = "XX" if again else "NX"
         try:
             reply = await self._publisher.call("SET", key, "1", "PX", period_ms, when, key=key)

@@ -66,6 +66,12 @@ notifications = Table(
         postgresql_where=text("feed IS NULL"),
         sqlite_where=text("feed IS NULL"),
     ),
+    Index(
+        "notifications_settled",
+        "created_at",
+        postgresql_where=text("published_at IS NOT NULL AND feed IS NOT NULL"),
+        sqlite_where=text("published_at IS NOT NULL AND feed IS NOT NULL"),
+    ),
 )
 
 # One row: the newest number of the feed.
@@ -112,5 +118,11 @@ deliveries = Table(
         "due_at",
         postgresql_where=text("due_at IS NOT NULL"),
         sqlite_where=text("due_at IS NOT NULL"),
+    ),
+    Index(
+        "deliveries_dead",
+        "finished_at",
+        postgresql_where=text("state = 'dead'"),
+        sqlite_where=text("state = 'dead'"),
     ),
 )
