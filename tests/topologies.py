@@ -118,17 +118,18 @@ def _node_port() -> int:
 
 
 class Cluster:
-    """Three masters, the first of which has a replica that takes over within about 2 s."""
+    """Three masters, the first of which has a replica that takes over within about 2 s; `more` are
+    options of each node."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more: str, binary: str | None = None) -> None:
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "800",
                    "--cluster-config-file", "nodes.conf",
-                   "--cluster-require-full-coverage", "no")  # fmt: skip
+                   "--cluster-require-full-coverage", "no", *more)  # fmt: skip
         self.nodes = []
         for n in range(4):
             home = folder / f"node{n}"
             home.mkdir(parents=True)
-            self.nodes.append(RedisServer(home, *options, port=_node_port()))
+            self.nodes.append(RedisServer(home, *options, port=_node_port(), binary=binary))
 
     @property
     def url(self) -> str:

@@ -6,8 +6,6 @@ import ast
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,56 +13,11 @@ import pytest
 import solocron
 from conftest import RedisServer
 from proxy import Proxy
+from sides import Side, subscribed, watched
 from solocron.clock import SystemClock
 from solocron.errors import ConfigError
 from solocron.notifications.fanout import MAX_EVENT, Fanout
 from solocron.storage.feed import EVERY
-
-
-class Side:
-    """One server's end of the fanout, and what it heard."""
-
-    def __init__(self, url: str, keepalive_s: float = 5.0) -> None:
-        self.fanout = Fanout(
-            url, environment="", clock=SystemClock(), deadline_s=0.5, keepalive_s=keepalive_s
-        )
-        self.heard: list[tuple[str, int, bytes]] = []
-        self.changes = self.nudges = 0
-
-    def _changed(self) -> None:
-        self.changes += 1
-
-    def _nudged(self) -> None:
-        self.nudges += 1
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[Side]:
-        task = asyncio.create_task(
-            self.fanout.run(
-                lambda *message: self.heard.append(message), self._changed, self._nudged
-            )
-        )
-        try:
-            yield self
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    async def up(self, state: bool = True, within_s: float = 10) -> None:
-        async with asyncio.timeout(within_s):
-            while self.fanout.is_up is not state:
-                await asyncio.sleep(0.005)
-
-    async def hears(self, message: tuple[str, int, bytes]) -> None:
-        async with asyncio.timeout(5):
-            while message not in self.heard:
-                await asyncio.sleep(0.005)
-
-
-def subscribed(redis: RedisServer) -> set[str]:
-    """The stores somebody is subscribed to at Redis."""
-    channels = redis.cli("PUBSUB", "CHANNELS").split()
-    return {each.rpartition(":")[2] for each in channels}
 
 
 async def test_watching_unwatching_and_reconnecting_agree_with_redis(
@@ -89,9 +42,8 @@ async def test_watching_unwatching_and_reconnecting_agree_with_redis(
             if rng.random() < 0.3:
                 await proxy.cut()
             await asyncio.gather(*calls)
-            assert side.fanout._watched == wanted
+            assert watched(side) == wanted
         await side.up()
-        await side.fanout.watch([])  # answered behind all that was sent before
         async with asyncio.timeout(5):
             while subscribed(redis_server) != wanted:
                 await asyncio.sleep(0.02)
@@ -139,8 +91,8 @@ async def test_10_000_stores_in_pieces_and_messages_in_order(redis_server: Redis
         await side.hears(messages[-1])
         assert side.heard == messages
         await side.fanout.unwatch(stores)
-        await side.fanout.watch([])
-        assert not subscribed(redis_server) and not side.fanout._watched
+        await side.fanout.watch(["last"])  # answered behind all that was sent before
+        assert subscribed(redis_server) == watched(side) == {"last"}
 
 
 async def test_a_frozen_redis_is_found_out_and_found_again(own_redis: RedisServer) -> None:
@@ -193,14 +145,14 @@ async def test_a_redis_that_is_away_is_no_change_each_time_it_is_tried(
     """Each change is a look at the whole table."""
     async with Side(own_redis.url).running() as side:
         await side.up()
-        assert side.changes == 1
+        assert len(side.changed) == 1
         own_redis.stop()
         await side.up(False)
         await asyncio.sleep(1.5)  # several attempts
-        assert side.changes == 2
+        assert len(side.changed) == 2
         own_redis.start()
         await side.up()
-        assert side.changes == 3
+        assert len(side.changed) == 3
 
 
 async def test_stopping_in_the_middle_of_publishing_ends_at_once(
@@ -243,7 +195,7 @@ async def test_stopping_at_any_moment_leaves_no_task_and_no_socket(
                     await asyncio.sleep(0)
             await asyncio.gather(watching, return_exceptions=True)
             assert time.monotonic() - began < 1
-            assert len(asyncio.all_tasks()) == 1 and not side.fanout._markers
+            assert len(asyncio.all_tasks()) == 1 and not side.fanout._subscriptions._links
     finally:
         own_redis.resume()
     async with asyncio.timeout(5):
@@ -279,7 +231,9 @@ async def test_messages_of_no_use_are_ignored_and_nothing_grows(redis_server: Re
         for _ in range(200):
             await side.fanout.watch(["b"])
             await side.fanout.unwatch(["b"])
-        assert side.fanout._watched == {"a"} and not side.fanout._markers
+        (link,) = side.fanout._subscriptions._links.values()
+        assert watched(side) == {"a"} and len(link.channels) == len(link._channels[0]) == 1
+        assert not link._markers
 
 
 @pytest.mark.parametrize(
@@ -295,7 +249,7 @@ async def test_options_in_the_url_do_not_break_the_reader(
         await asyncio.sleep(0.05)
         assert await side.fanout.publish([("a", 1, b"{}")])
         await side.hears(("a", 1, b"{}"))
-        assert side.changes == 1
+        assert len(side.changed) == 1
 
 
 def test_a_url_of_no_use_is_named() -> None:

@@ -108,7 +108,7 @@ async def test_a_store_that_does_not_exist_is_named_and_not_kept(one: Server) ->
     assert one.hub.watched_by(peer.client) == {"a"}
     await one.hub.remove(peer.client)
     assert one.hub.clients == 0
-    assert not one.hub._topics and not one.fanout._watched
+    assert not one.hub._topics and not one.fanout._subscriptions.watched
 
 
 async def test_while_redis_is_down_other_servers_find_notifications_in_the_table(

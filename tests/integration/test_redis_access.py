@@ -48,7 +48,9 @@ async def works(url: str, within_s: float = 5) -> None:
     fanout = Fanout(url, environment="", clock=SystemClock(), deadline_s=1)
     await fanout.watch(["42"])
     running = asyncio.create_task(
-        fanout.run(lambda *message: heard.put_nowait(message), up.set, lambda: None)
+        fanout.run(
+            lambda *message: heard.put_nowait(message), lambda stores: up.set(), lambda: None
+        )
     )
     try:
         async with asyncio.timeout(within_s):

@@ -1,9 +1,11 @@
 """Redis pub/sub, one channel per store: a server receives only what its clients watch.
 
-Two connections beside the lock traffic's: one that subscribes, one that publishes. A message is
-`<seq> <CloudEvent>`. Messages sent while the subscriber is away are gone; the hub is told to look
-for them in the table. What is published is followed by a nudge on the channel of EVERY, for those
-who watch all stores: it says whose it is, as a server's own clients are nudged without Redis.
+The connections that subscribe and those that publish are beside the lock traffic's. A message is
+`<seq> <CloudEvent>`. Messages sent while a subscriber is away are gone; the hub is told to look for
+them in the table. What is published is followed by a nudge on the channel of EVERY, for those who
+watch all stores: it says whose it is, as a server's own clients are nudged without Redis.
+
+On a cluster of Redis 7 or later pub/sub is sharded: see `routes`.
 """
 
 from __future__ import annotations
@@ -12,24 +14,20 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
 
 from solocron.clock import Clock
 from solocron.errors import LockUnavailable
 from solocron.locks.address import parse_address
-from solocron.locks.cluster import make_link
+from solocron.locks.cluster import ClusterLink, make_link
 from solocron.locks.connector import Connector
+from solocron.notifications.routes import OneServer, Route, Sharding, Shards
+from solocron.notifications.subscriptions import RECONNECT_S, OnChange, Subscriptions
 from solocron.storage.feed import EVERY
 
 log = logging.getLogger("solocron.notifications")
 
 MAX_EVENT = 256 * 1024
-_CHANNELS_PER_COMMAND = 1000
 _MESSAGES_PER_WRITE = 501  # a batch of the relay and its nudge
-_RECONNECT_S = (0.1, 1.0)
 
 Deliver = Callable[[str, int, bytes], None]
 
@@ -45,37 +43,49 @@ class Fanout:
         self, url: str, *, environment: str, clock: Clock, deadline_s: float,
         keepalive_s: float = 5.0,
     ) -> None:  # fmt: skip
-        self._publisher = make_link(url, clock=clock, deadline_s=deadline_s)
-        self._connector = Connector(parse_address(url), deadline_s=deadline_s)
         self._prefix = f"solocron:{environment}:notifications:".replace("::", ":")
         self._name = b"%016x" % random.getrandbits(64)
-        self._deadline_s = deadline_s
-        self._keepalive_s = keepalive_s
-        self._watched: set[str] = set()
-        self._connection: AbstractConnection | None = None
-        self._markers: dict[bytes, asyncio.Future[None]] = {}
-        self._heard = False
-        self._broken = asyncio.Event()
-        self._said: bool | None = None
-        self.is_up = False
+        self._publisher = make_link(url, clock=clock, deadline_s=deadline_s)
+        self._subscriptions = Subscriptions(
+            self._prefix, deadline_s=deadline_s, keepalive_s=keepalive_s
+        )
+        self._slots = self._publisher.slots if isinstance(self._publisher, ClusterLink) else None
+        if self._slots is not None:
+            self._slots.listeners.append(self._subscriptions.look)
+        self._sharding = Sharding(
+            self._slots, channel=f"{self._prefix}*probe", deadline_s=deadline_s,
+            changed=self._subscriptions.look,
+        )  # fmt: skip
+        self._connector = Connector(parse_address(url), deadline_s=deadline_s)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether all that is watched is subscribed to."""
+        return self._subscriptions.is_up
 
     # -- publishing ------------------------------------------------------------------------
 
     async def publish(self, messages: Sequence[tuple[str, int, bytes]]) -> bool:
-        """Publish (store, seq, event) in order, then the nudge; False when Redis did not take them
-        all."""
+        """Publish (store, seq, event), those of a store in order, then the nudge; False when Redis
+        did not take them all."""
         said = [(store_id, b"%d %b" % (seq, event)) for store_id, seq, event in messages]
         said.append((EVERY, self._name))
         try:
+            sharded = await self._sharding.ask()
+            verb = "SPUBLISH" if sharded else "PUBLISH"
             for start in range(0, len(said), _MESSAGES_PER_WRITE):
+                some = said[start : start + _MESSAGES_PER_WRITE]
+                channels = [self._prefix + topic for topic, _ in some]
                 await self._publisher.call_all(
                     [
-                        ("PUBLISH", self._prefix + topic, data)
-                        for topic, data in said[start : start + _MESSAGES_PER_WRITE]
-                    ]
+                        (verb, channel, each[1])
+                        for channel, each in zip(channels, some, strict=True)
+                    ],
+                    channels if sharded else (),
                 )
         except LockUnavailable as error:
             log.debug("not published: %s", error)
+            self._sharding.doubt()
             return False
         return True
 
@@ -94,168 +104,54 @@ class Fanout:
 
     async def watch(self, store_ids: Iterable[str]) -> None:
         """Subscribe; returns when the subscriptions are in force, or Redis is down."""
-        fresh = [each for each in store_ids if each not in self._watched]
-        self._watched.update(fresh)
-        connection = self._connection
-        if connection is None:
-            return
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                await self._send(connection, "SUBSCRIBE", fresh)
-                await self._marker(connection)
-        except (RedisError, OSError, TimeoutError):
-            self._give_up(connection)
+        await self._subscriptions.watch(store_ids)
 
     async def unwatch(self, store_ids: Iterable[str]) -> None:
         """Unsubscribe from stores nobody here watches any more."""
-        gone = [each for each in store_ids if each in self._watched]
-        self._watched.difference_update(gone)
-        connection = self._connection
-        if not gone or connection is None:
-            return
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                await self._send(connection, "UNSUBSCRIBE", gone)
-        except (RedisError, OSError, TimeoutError):
-            self._give_up(connection)
+        await self._subscriptions.unwatch(store_ids)
 
-    def _give_up(self, connection: AbstractConnection) -> None:
-        """Have `run` connect anew, with all that is watched; it may have done so already."""
-        if connection is self._connection:
-            self._broken.set()
-
-    async def run(
-        self, deliver: Deliver, on_change: Callable[[], None], nudged: Callable[[], None]
-    ) -> None:
+    async def run(self, deliver: Deliver, on_change: OnChange, nudged: Callable[[], None]) -> None:
         """Keep subscribed until cancelled; reconnects by itself.
 
         `deliver(store_id, seq, event)` is called for each message of a watched store, `nudged` when
-        EVERY is watched and another server published something, `on_change` each time the
-        subscriptions are lost or in force again: messages may have been missed.
+        EVERY is watched and another server published something, `on_change(stores)` each time
+        subscriptions are lost or in force again: messages of these stores may have been missed.
         """
+
+        def hear(channel: bytes, data: bytes) -> None:
+            self._hear(channel, data, deliver, nudged)
+
         try:
             while True:
                 try:
-                    await self._session(deliver, on_change, nudged)
-                except* (RedisError, OSError, TimeoutError) as group:
-                    self._down(group.exceptions[0])
-                await asyncio.sleep(random.uniform(*_RECONNECT_S))
+                    route = await self._route()
+                except LockUnavailable as error:
+                    self._subscriptions.down(error)
+                else:
+                    await self._subscriptions.run(route, hear, on_change)
+                await asyncio.sleep(random.uniform(*RECONNECT_S))
         finally:
-            self._forget()
             await self.close()
+
+    async def _route(self) -> Route:
+        if self._slots is not None and await self._sharding.ask():
+            return Shards(self._slots, self._sharding)
+        return OneServer(self._connector, self._sharding)
+
+    def _hear(
+        self, channel: bytes, data: bytes, deliver: Deliver, nudged: Callable[[], None]
+    ) -> None:
+        store_id = channel.decode(errors="replace").removeprefix(self._prefix)
+        if store_id == EVERY:
+            if data != self._name:
+                nudged()
+            return
+        seq, _, event = data.partition(b" ")
+        if len(event) > MAX_EVENT or not seq.isdigit() or len(seq) > 18:
+            log.warning("ignored a message of %d bytes on %s", len(data), store_id)
+        else:
+            deliver(store_id, int(seq), event)
 
     async def close(self) -> None:
         """Close the publishing connections. Safe to call twice; a later publish connects anew."""
         await self._publisher.close()
-
-    async def _session(
-        self, deliver: Deliver, on_change: Callable[[], None], nudged: Callable[[], None]
-    ) -> None:
-        async with asyncio.timeout(self._deadline_s):
-            connection = await self._connector.open()
-        try:
-            self._connection = connection
-            self._broken.clear()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._read(connection, deliver, nudged))
-                group.create_task(self._subscribe_all(connection, on_change))
-                group.create_task(self._keep_alive(connection))
-        finally:
-            was_up = self.is_up
-            self._forget()
-            if was_up:
-                on_change()
-            await connection.disconnect(nowait=True)
-
-    async def _subscribe_all(
-        self, connection: AbstractConnection, on_change: Callable[[], None]
-    ) -> None:
-        async with asyncio.timeout(self._deadline_s + len(self._watched) / 10_000):
-            await self._send(connection, "SUBSCRIBE", list(self._watched))
-            await self._marker(connection)
-        self.is_up = True
-        if self._said is not True:
-            log.info("Redis ready for notifications")
-        self._said = True
-        on_change()
-
-    async def _send(
-        self, connection: AbstractConnection, command: str, store_ids: Sequence[str]
-    ) -> None:
-        """One write, so that no other caller's marker can come in between."""
-        packed: list[bytes] = []
-        for start in range(0, len(store_ids), _CHANNELS_PER_COMMAND):
-            chunk = store_ids[start : start + _CHANNELS_PER_COMMAND]
-            packed += connection.pack_command(command, *(self._prefix + each for each in chunk))
-        await self._write(connection, packed)
-
-    async def _write(self, connection: AbstractConnection, packed: list[bytes]) -> None:
-        if not connection.is_connected:  # the library would connect anew, unsubscribed
-            raise ConnectionError("the link was lost")
-        if packed:
-            await connection.send_packed_command(b"".join(packed))
-
-    async def _marker(self, connection: AbstractConnection) -> None:
-        """Wait until Redis has answered everything sent before: replies come in order."""
-        name = b"m%d" % random.getrandbits(64)
-        self._markers[name] = asyncio.get_running_loop().create_future()
-        try:
-            await self._write(connection, connection.pack_command("PING", name))
-            await self._markers[name]
-        finally:
-            del self._markers[name]
-
-    async def _read(
-        self, connection: AbstractConnection, deliver: Deliver, nudged: Callable[[], None]
-    ) -> None:
-        prefix = self._prefix.encode()
-        while True:
-            reply = await connection.read_response()
-            self._heard = True
-            if isinstance(reply, bytes):  # the PONG of a connection without subscriptions
-                self._answered(reply)
-            elif reply[0] == b"pong":
-                self._answered(reply[1])
-            elif reply[0] == b"message" and reply[1].startswith(prefix):
-                store_id = reply[1][len(prefix) :].decode(errors="replace")
-                seq, _, event = reply[2].partition(b" ")
-                if store_id == EVERY:
-                    if reply[2] != self._name:
-                        nudged()
-                elif len(event) > MAX_EVENT or not seq.isdigit() or len(seq) > 18:
-                    log.warning("ignored a message of %d bytes on %s", len(reply[2]), store_id)
-                else:
-                    deliver(store_id, int(seq), event)
-
-    def _answered(self, name: bytes) -> None:
-        marker = self._markers.get(name)
-        if marker is not None and not marker.done():
-            marker.set_result(None)
-
-    async def _keep_alive(self, connection: AbstractConnection) -> None:
-        """Find a half-open link: something must be heard between two pings."""
-        while True:
-            self._heard = False
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._keepalive_s):
-                    await self._write(connection, connection.pack_command("PING", b"alive"))
-                    await self._broken.wait()
-            if self._broken.is_set():
-                raise ConnectionError(f"no answer within {self._deadline_s:g} s")
-            if not self._heard:
-                raise ConnectionError(f"no answer for {self._keepalive_s:g} s")
-
-    def _down(self, error: BaseException) -> None:
-        if self._said is not False:
-            log.warning(
-                "Redis lost for notifications: %s; clients are served from the table", error
-            )
-        self._said = False
-
-    def _forget(self) -> None:
-        self._connection = None
-        self.is_up = False
-        for marker in self._markers.values():
-            if not marker.done():
-                marker.set_exception(ConnectionError("the link was lost"))
-                marker.exception()

@@ -21,7 +21,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
@@ -244,10 +244,11 @@ class Hub:
         """Somebody published: those who watch all stores look in the table."""
         self._need(EVERY)
 
-    def resync(self) -> None:
-        """Messages may have been missed on every store (Redis is back): look in the table."""
+    def resync(self, store_ids: Collection[str] | None = None) -> None:
+        """Messages may have been missed on these stores, or (None) on every one: look in the
+        table."""
         self._resyncs += 1
-        self._behind.update(self._topics)
+        self._behind.update(self._topics if store_ids is None else self._topics.keys() & store_ids)
         self._look.set()
 
     # -- catch-up --------------------------------------------------------------------------
