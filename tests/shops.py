@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import aiohttp
 from sqlalchemy import func, insert, select
 
 from solocron.storage.engine import Database
@@ -23,6 +26,18 @@ async def open_shops(database: Database, count: int) -> list[str]:
             ],
         )  # fmt: skip
     return ids
+
+
+async def change_stores(port: int, shops: list[str], count: int) -> None:
+    """Ask the server on `port` to close and open stores by turns, in any order of the stores."""
+    is_open = dict.fromkeys(shops, True)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+        for _ in range(count):
+            shop = random.choice(shops)
+            is_open[shop] = not is_open[shop]
+            action = "open" if is_open[shop] else "close"
+            async with http.post(f"/api/v1/stores/{shop}/{action}") as answer:
+                assert answer.status == 200
 
 
 async def still_open(database: Database) -> int:

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
-
-import aiohttp
 
 from clients import Listener
 from conftest import RedisServer
-from shops import open_shops
+from shops import change_stores, open_shops
 from streams import StreamClient
 from workers import Worker, prepare
 
 CHANGES = 160
-
-
-async def change_stores(port: int, shops: list[str]) -> None:
-    """Close and open stores by turns, in any order of the stores."""
-    is_open = dict.fromkeys(shops, True)
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
-        for _ in range(CHANGES):
-            shop = random.choice(shops)
-            is_open[shop] = not is_open[shop]
-            action = "open" if is_open[shop] else "close"
-            async with http.post(f"/api/v1/stores/{shop}/{action}") as answer:
-                assert answer.status == 200
 
 
 async def test_a_client_whose_server_is_killed_has_each_once_and_in_order(
@@ -38,7 +23,7 @@ async def test_a_client_whose_server_is_killed_has_each_once_and_in_order(
         *(Worker.start(redis=own_redis.url, database=database_url) for _ in range(3))
     )
     listener, query, whole = Listener(), f"?stores={','.join(shops)}", []
-    changing = asyncio.create_task(change_stores(workers[-1].port, shops))
+    changing = asyncio.create_task(change_stores(workers[-1].port, shops, CHANGES))
     try:
         last_id = ",".join(f"{each}:0" for each in shops)
         for worker, until in zip(workers, (CHANGES // 4, CHANGES // 2, CHANGES), strict=True):
