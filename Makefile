@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test model demo chaos setup clean
+.PHONY: test model demo chaos delivery setup clean
 
 setup: .venv/ready ## an environment with the pinned dependencies
 
@@ -29,6 +29,13 @@ REDIS ?= standalone
 chaos: setup ## faults by the hundred; MINUTES, SEED, REDIS=standalone|sentinel|both, MUTATION
 	@PYTHONPATH=app:tests $(BIN)/python -W ignore -m faults.campaign --minutes $(MINUTES) --redis $(REDIS) \
 		$(if $(SEED),--seed $(SEED)) $(if $(MUTATION),--mutation $(MUTATION)) $(ARGS)
+
+CLIENTS ?= 2000
+NOTIFICATIONS ?= 100000
+delivery: setup ## each notification to each client once; CLIENTS, NOTIFICATIONS, SEED, MUTATION
+	@PYTHONPATH=app:tests $(BIN)/python -W ignore -m acceptance.delivery --clients $(CLIENTS) \
+		--notifications $(NOTIFICATIONS) $(if $(SEED),--seed $(SEED)) \
+		$(if $(MUTATION),--mutation $(MUTATION)) $(ARGS)
 
 clean:
 	rm -rf .venv build dist

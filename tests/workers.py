@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ import zygote
 from solocron.storage.engine import Database
 
 NEVER = "0 0 1 1 *"  # a schedule for jobs that a test does not want
+_PROGRAM = {"path": str(Path(__file__).with_name("worker.py"))}
 
 
 class Worker:
@@ -38,12 +39,16 @@ class Worker:
         clock: Mapping[str, float] | None = None,
         job: Mapping[str, Any] | None = None,
         log: Path | None = None,
+        program: Mapping[str, str] = _PROGRAM,
+        mutation: str = "",
         **settings: Any,
     ) -> Self:
         """Start a worker and wait until it serves. `settings` are SOLOCRON_ variables; its log
-        lines go to the file `log`, or to this process's stderr."""
+        lines go to the file `log`, or to this process's stderr. Another `program` than `worker.py`
+        may know a `mutation`."""
         now = wall_ms()
-        options: dict[str, Any] = {"clock": {"anchor_ms": now, "start_ms": now, **(clock or {})}}
+        clock = {"anchor_ms": now, "start_ms": now, **(clock or {})}
+        options: dict[str, Any] = {"clock": clock, "mutation": mutation}
         if job is not None:
             options["job"] = dict(job)
         defaults = {"port": 0, "store_auto_close_schedule": NEVER,
@@ -53,13 +58,20 @@ class Worker:
         }
         with log.open("ab") if log is not None else nullcontext() as lines:
             process = await zygote.start(
-                {"path": str(Path(__file__).with_name("worker.py"))}, [json.dumps(options)],
+                program, [json.dumps(options)],
                 stdin=zygote.PIPE, stdout=zygote.PIPE, stderr=lines,
                 env={**os.environ, "REDIS_URL": redis, "DATABASE_URL": database, **variables},
             )  # fmt: skip
         worker = cls(process)
         await worker.saw(lambda event: event["event"] == "ready")
         return worker
+
+    async def order(self, **order: Any) -> None:
+        """Say something to it, as a JSON line; a dead process hears nothing."""
+        assert self.process.stdin is not None
+        with suppress(OSError):
+            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+            await self.process.stdin.drain()
 
     @property
     def port(self) -> int:
@@ -90,13 +102,17 @@ class Worker:
 
     async def step(self, ms: float) -> None:
         """Set its wall clock `ms` off what it would be."""
-        assert self.process.stdin is not None
         before = len(self.events)
-        self.process.stdin.write(json.dumps({"step_ms": ms}).encode() + b"\n")
+        await self.order(step_ms=ms)
         await self.saw(lambda event: event in self.events[before:] and event["event"] == "stepped")
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
+
+    async def kill(self) -> None:
+        self.process.kill()
+        await self.process.wait()
+        await self._reader
 
     async def stop(self) -> None:
         if self.process.returncode is None:

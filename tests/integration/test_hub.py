@@ -7,15 +7,16 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, text
 
 from conftest import RedisServer
 from peers import Peer
 from servers import Commit, Server, pair, with_stores
 from solocron.notifications import hub as hub_module
 from solocron.notifications.event import cloud_event
-from solocron.storage.engine import Database
+from solocron.storage.engine import POOL_SIZE, POOL_TIMEOUT_S, Database
 from solocron.storage.tables import notifications
+from workers import table_locked, until
 
 
 @pytest.fixture
@@ -210,6 +211,36 @@ async def test_a_slow_client_is_cut_and_stalls_no_other(one: Server, commit: Com
     again = Peer()  # it comes back, and resumes
     await one.hub.subscribe(again.client, {"a": (slow.heard.last or {"a": 0})["a"]})
     await again.has("a", list(range(slow.heard.last.get("a", 0) + 1, 101)))
+
+
+async def test_clients_that_come_by_the_hundred_leave_jobs_their_connections(
+    postgres_url: str, redis_server: RedisServer
+) -> None:
+    async with (
+        with_stores(postgres_url, "a") as database,
+        Server(database, redis_server.url).running() as server,
+        asyncio.TaskGroup() as group,
+    ):
+        await server.up()
+        async with table_locked(postgres_url):
+            joins = [
+                group.create_task(server.hub.subscribe(Peer().client, {"a": 0}))
+                for _ in range(5 * POOL_SIZE)
+            ]
+            await until(lambda: waiting_for_locks(postgres_url))
+            async with asyncio.timeout(POOL_TIMEOUT_S / 2), database.connect() as connection:
+                assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
+            assert not any(each.done() for each in joins)
+    assert server.hub.clients == len(joins)
+
+
+async def waiting_for_locks(url: str) -> int:
+    database = Database(url)
+    async with database.connect() as connection:
+        query = text("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
+        found = (await connection.execute(query)).scalar_one()
+    await database.close()
+    return int(found)
 
 
 @pytest.mark.parametrize("stalled", [True, False])

@@ -205,7 +205,7 @@ async def run(options: Options, say: Callable[[str], None]) -> Result:
             return await Campaign(options, Path(folder), say).run()
         finally:
             if options.keep is not None:
-                _keep_logs(Path(folder), options.keep)
+                keep_logs(Path(folder), options.keep)
 
 
 def _uncancel() -> None:
@@ -215,7 +215,8 @@ def _uncancel() -> None:
     task.uncancel()
 
 
-def _keep_logs(folder: Path, keep: Path) -> None:
+def keep_logs(folder: Path, keep: Path) -> None:
+    """Copy the logs of all processes to `keep`."""
     keep.mkdir(parents=True, exist_ok=True)
     for log in (*folder.glob("*.log"), *folder.glob("*/log")):
         name = log.name if log.parent == folder else f"{log.parent.name}.log"

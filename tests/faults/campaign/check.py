@@ -137,7 +137,7 @@ def check(facts: Facts) -> Report:
             f"tick {each}" for each in sorted({e.tick for e in facts.effects}) if each % facts.step
         ],
         "torn effects": _torn(facts),
-        "gaps in the table": _gaps(facts),
+        "gaps in the table": gaps(facts.counters, facts.table),
         "unpublished notifications": [f"{facts.unpublished} rows"] * bool(facts.unpublished),
         "stores still open": [f"{facts.still_open} stores"] * bool(facts.still_open),
         "nothing happened": _nothing(facts, window),
@@ -148,10 +148,11 @@ def check(facts: Facts) -> Report:
     rows.append(("workers that did not stop in time", str(facts.forced_stops)))
     rows.append(("faults injected", f"{sum(facts.faults.values())}"))
     rows += [(f"  {kind}", str(count)) for kind, count in sorted(facts.faults.items())]
-    return Report(rows, [_told(kind, found) for kind, found in problems.items() if found])
+    return Report(rows, [in_words(kind, found) for kind, found in problems.items() if found])
 
 
-def _told(kind: str, found: Sequence[str]) -> str:
+def in_words(kind: str, found: Sequence[str]) -> str:
+    """How many problems of a kind there are, and the first of them."""
     more = f" and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
     return f"{kind} ({len(found)}): {'; '.join(found[:_TOLD])}{more}"
 
@@ -215,11 +216,12 @@ def _torn(facts: Facts) -> list[str]:
     return found + [f"store {store} was told twice of tick {tick}" for tick, store in twice]
 
 
-def _gaps(facts: Facts) -> list[str]:
+def gaps(counters: Mapping[str, int], table: Mapping[str, Sequence[int]]) -> list[str]:
+    """Stores whose rows are not 1, 2, ... up to their counter."""
     return [
-        f"store {store}: counter {counter}, {len(facts.table.get(store, ()))} rows"
-        for store, counter in facts.counters.items()
-        if sorted(facts.table.get(store, ())) != list(range(1, counter + 1))
+        f"store {store}: counter {counter}, {len(table.get(store, ()))} rows"
+        for store, counter in counters.items()
+        if sorted(table.get(store, ())) != list(range(1, counter + 1))
     ]
 
 
@@ -281,9 +283,9 @@ def _tick_rows(
         ("doubled effects", str(len(problems["doubled effects"]))),
         ("stale writes", str(len(problems["stale writes"]))),
         ("lost ticks", str(len(problems["lost ticks"]))),
-        ("late ticks (> 1 s, real time)", f"{over}; {_spread(late)}"),
+        ("late ticks (> 1 s, real time)", f"{over}; {spread(late)}"),
         ("longest pause between ticks", f"{max(pauses(facts), default=0):.0f} ms"),
-        ("takeovers", f"{len(takes)}; {_spread(takes)}"),
+        ("takeovers", f"{len(takes)}; {spread(takes)}"),
     ]
 
 
@@ -313,7 +315,8 @@ def takeovers(begins: Iterable[Begin]) -> list[float]:
     return found
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """The median, the 99th percentile and the largest of some times in ms."""
     if not values:
         return "-"
     ordered = sorted(values)

@@ -56,7 +56,8 @@ class Node:
         """SIGKILL it; with `lose_data`, also delete what it stored."""
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
+            with suppress(ProcessLookupError):  # it was told to shut down
+                process.kill()
             await process.wait()
         if lose_data:
             for each in self._folder.glob("*.[ar]*"):  # appendonly.aof, dump.rdb
