@@ -21,9 +21,9 @@ def tool(name: str, package: str) -> str:
     return found
 
 
-def judged(*command: str | Path, **options: object) -> str:
+def judged(*command: str | Path, within_s: float = 100, **options: object) -> str:
     """What a tool that found nothing wrong printed."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, **options)  # type: ignore[call-overload]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=within_s, **options)  # type: ignore[call-overload]
     assert done.returncode == 0, done.stdout + done.stderr
     return str(done.stdout + done.stderr)
 
