@@ -212,13 +212,13 @@ class Hub:
             self._send(topic, message_of(store_id, seq, event))
 
     def _send(self, topic: _Topic, message: Message) -> None:
-        seq = message.seq
-        early, behind = topic.joining > 0, False
-        for client, last in topic.clients.items():
-            if seq == last + 1:
-                topic.clients[client] = seq
+        seq, clients = message.seq, topic.clients
+        early, behind, before = topic.joining > 0, False, seq - 1
+        for client, last in clients.items():
+            if last == before:
+                clients[client] = seq
                 client.notify(message)
-            elif seq > last and not client.is_closed:
+            elif last < before and not client.is_closed:
                 early = True
                 behind = behind or client not in self._resuming
         if early:
