@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test model demo chaos setup clean
+.PHONY: test model demo chaos bench-push setup clean
 
 setup: .venv/ready ## an environment with the pinned dependencies
 
@@ -29,6 +29,9 @@ REDIS ?= standalone
 chaos: setup ## faults by the hundred; MINUTES, SEED, REDIS=standalone|sentinel|both, MUTATION
 	@PYTHONPATH=app:tests $(BIN)/python -W ignore -m faults.campaign --minutes $(MINUTES) --redis $(REDIS) \
 		$(if $(SEED),--seed $(SEED)) $(if $(MUTATION),--mutation $(MUTATION)) $(ARGS)
+
+bench-push: setup ## speed and memory of WebSocket clients beside other libraries; ARGS=--quick, --help
+	@PYTHONPATH=app:tests $(BIN)/python -W ignore -m benchmarks.push $(ARGS)
 
 clean:
 	rm -rf .venv build dist
