@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test model demo chaos delivery setup clean
+.PHONY: test model demo chaos delivery bench-push setup clean
 
 setup: .venv/ready ## an environment with the pinned dependencies
 
@@ -36,6 +36,9 @@ delivery: setup ## each notification to each client once; CLIENTS, NOTIFICATIONS
 	@PYTHONPATH=app:tests $(BIN)/python -W ignore -m acceptance.delivery --clients $(CLIENTS) \
 		--notifications $(NOTIFICATIONS) $(if $(SEED),--seed $(SEED)) \
 		$(if $(MUTATION),--mutation $(MUTATION)) $(ARGS)
+
+bench-push: setup ## speed and memory of WebSocket clients beside other libraries; ARGS=--quick, --help
+	@PYTHONPATH=app:tests $(BIN)/python -W ignore -m benchmarks.push $(ARGS)
 
 clean:
 	rm -rf .venv build dist

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, text
+from sqlalchemy import delete, event, text
 
 from conftest import RedisServer
 from peers import Peer
@@ -79,6 +79,27 @@ async def test_a_resume_gets_what_it_missed_then_what_is_new(one: Server, commit
     ]  # fmt: skip
     one.relay.publish(await commit("a"))
     await peer.has("a", [3, 4, 5])
+
+
+async def test_many_who_come_back_at_once_are_read_for_together(
+    one: Server, commit: Commit, database: Database
+) -> None:
+    await commit("a", 12)
+    await commit("b", 3)
+    peers = [Peer() for _ in range(300)]
+    counted: list[str] = []
+    event.listen(
+        database._engine.sync_engine, "before_cursor_execute",
+        lambda connection, cursor, statement, *rest: counted.append(statement),
+    )  # fmt: skip
+    await asyncio.gather(
+        *(one.hub.subscribe(each.client, {"a": n % 14, "b": 2}) for n, each in enumerate(peers))
+    )
+    for n, each in enumerate(peers):
+        await each.has("a", list(range(n % 14 + 1, 13)))
+        await each.has("b", [3])
+    asked = [each for each in counted if "stores" in each or "notifications" in each]
+    assert len(asked) < len(peers) / 4, len(asked)
 
 
 async def test_only_new_ones_means_only_new_ones(one: Server, commit: Commit) -> None:

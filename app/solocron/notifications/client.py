@@ -100,6 +100,10 @@ class Client:
     more is written: a slow client is closed and resumes, and stalls no other.
     """
 
+    __slots__ = (
+        "_closed", "_max_pending", "_on_slow", "_queue", "_queued", "_room", "_transport", "_turn",
+    )  # fmt: skip
+
     def __init__(
         self,
         transport: asyncio.Transport,
@@ -112,7 +116,8 @@ class Client:
         self._turn = turn
         self._on_slow = on_slow
         self._max_pending = max_pending
-        self._queue: list[bytes] = []
+        self._room = max_pending  # so much may be written before the transport is asked
+        self._queue: bytes | list[bytes] | None = None  # a turn's only frame needs no list
         self._queued = 0
         self._closed = False
 
@@ -138,23 +143,32 @@ class Client:
         """Queue a whole frame; dropped when the client is closed."""
         if self._closed:
             return
-        if not self._queue:
+        queue = self._queue
+        if queue is None:
+            self._queue = frame
             self._turn.add(self)
-        self._queue.append(frame)
+        elif isinstance(queue, list):
+            queue.append(frame)
+        else:
+            self._queue = [queue, frame]
         self._queued += len(frame)
         if self._queued > self._max_pending:
             self._give_up()
 
     def flush(self) -> None:
         """Write what is queued, unless that is too much for the peer."""
-        if not self._queue:
+        queue = self._queue
+        if queue is None:
             return
-        if self.pending > self._max_pending:
-            self._give_up()
-            return
-        chunk, self._queue, self._queued = self._queue, [], 0
+        self._room -= self._queued
+        if self._room < 0:
+            self._room = self._max_pending - self.pending
+            if self._room < 0:
+                self._give_up()
+                return
+        self._queue, self._queued = None, 0
         if not self._transport.is_closing():
-            self._transport.write(chunk[0] if len(chunk) == 1 else b"".join(chunk))
+            self._transport.write(b"".join(queue) if isinstance(queue, list) else queue)
 
     def _give_up(self) -> None:
         self.close()
@@ -163,5 +177,4 @@ class Client:
     def close(self) -> None:
         """Write nothing more, not even what is queued."""
         self._closed = True
-        self._queue.clear()
-        self._queued = 0
+        self._queue, self._queued = None, 0

@@ -22,7 +22,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,7 +34,6 @@ from solocron.notifications.event import cloud_event
 from solocron.notifications.fanout import Fanout
 from solocron.storage.feed import EVERY
 from solocron.storage.outbox import CHUNK, Outbox
-from solocron.storage.runs import held
 
 log = logging.getLogger("solocron.notifications")
 
@@ -44,8 +43,6 @@ _RETRY_S = 1.0
 _DRAIN_POLL_S = 0.02
 _DRAIN_S = 30.0
 _PACE_BYTES = 256 * 1024
-_READERS = 4
-_TURN_S = 30.0
 
 
 class Position(TypedDict):
@@ -92,7 +89,6 @@ class Hub:
         self._behind: set[str] = set()
         self._look = asyncio.Event()  # something to read from the table
         self._resyncs = 0
-        self._reading = asyncio.Semaphore(_READERS)
 
     @property
     def clients(self) -> int:
@@ -137,29 +133,21 @@ class Hub:
     async def unknown(self, store_ids: Iterable[str]) -> list[str]:
         """Those of the stores that do not exist. Raises StorageUnavailable."""
         ids = list(store_ids)
-        async with self._turn():
-            heads = await self._outbox.heads(ids)
+        heads = await self._outbox.heads(ids)
         return [each for each in ids if each not in heads]
-
-    def _turn(self) -> AbstractAsyncContextManager[None]:
-        """A client's turn to read the table. When a server dies its clients come by the hundred:
-        they may not have all connections to the database, which jobs and the relay need too."""
-        complaint = f"{_READERS} clients at a time read the table; {_TURN_S:g} s were not enough"
-        return held(self._reading, _TURN_S, complaint)
 
     async def _join(
         self, client: Receiver, wanted: Mapping[str, int | None]
     ) -> tuple[Mapping[str, int], Sequence[str]]:
         """Set the client's positions, all in one turn: (newest seqs, stores it is behind in)."""
         await self._fanout.watch(wanted)
-        async with self._turn():
-            heads = await self._outbox.heads(list(wanted))
-            behind = {
-                each: last
-                for each, last in wanted.items()
-                if last is not None and last < heads.get(each, 0)
-            }
-            oldest = await self._outbox.oldest(list(behind)) if behind else {}
+        heads = await self._outbox.heads(list(wanted))
+        behind = {
+            each: last
+            for each, last in wanted.items()
+            if last is not None and last < heads.get(each, 0)
+        }
+        oldest = await self._outbox.oldest(list(behind)) if behind else {}
         if client.is_closed:
             return heads, ()
         positions: dict[str, Position] = {}
@@ -224,13 +212,13 @@ class Hub:
             self._send(topic, message_of(store_id, seq, event))
 
     def _send(self, topic: _Topic, message: Message) -> None:
-        seq = message.seq
-        early, behind = topic.joining > 0, False
-        for client, last in topic.clients.items():
-            if seq == last + 1:
-                topic.clients[client] = seq
+        seq, clients = message.seq, topic.clients
+        early, behind, before = topic.joining > 0, False, seq - 1
+        for client, last in clients.items():
+            if last == before:
+                clients[client] = seq
                 client.notify(message)
-            elif seq > last and not client.is_closed:
+            elif last < before and not client.is_closed:
                 early = True
                 behind = behind or client not in self._resuming
         if early:
@@ -302,8 +290,7 @@ class Hub:
         more = True
         while more and (asked := self._positions(store_ids, only)):
             heard = {each: dict(self._topics[each].held) for each in asked}
-            async with nullcontext() if only is None else self._turn():
-                heads, rows = await self._outbox.since(asked, _PAGE)
+            heads, rows = await self._outbox.since(asked, _PAGE)
             for row in rows:
                 store_id, seq = row.place
                 topic = self._topics.get(store_id)

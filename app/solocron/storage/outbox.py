@@ -6,10 +6,11 @@ order: a reader that has seen `n` misses nothing as long as it next sees `n + 1`
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -28,8 +29,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from solocron.storage.engine import Database, database_now
 from solocron.storage.feed import EVERY, Feed, has_key, keys, lock_feed
 from solocron.storage.tables import deliveries, notifications, stores
+from solocron.together import Together
 
-CHUNK = 500  # stores per statement: 2 parameters each, well under either database's limit
+CHUNK = 500  # stores per statement: 3 parameters each, well under either database's limit
+_READERS = 4
+_FEW, _FEW_ROWS = 100, 20  # spans of stores that are read for several readers, and rows of each
 
 _T = TypeVar("_T")
 
@@ -50,6 +54,14 @@ class Notification:
     def place(self) -> tuple[str, int]:
         """What it was read as: the store's id and the seq, or EVERY and the number in the feed."""
         return (self.store_id, self.seq) if self.feed is None else (EVERY, self.feed)
+
+
+class _Span(NamedTuple):
+    """The notifications of a store after `last`, up to `head`."""
+
+    store_id: str
+    last: int
+    head: int
 
 
 async def append(
@@ -85,25 +97,43 @@ async def append(
 
 class Outbox:
     """Reads the table, of stores or, by the id EVERY, of the feed. Every method may raise
-    StorageUnavailable."""
+    StorageUnavailable. What many ask at the same time is read for all of them together."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._feed = Feed(database)
+        # When a server dies its clients come by the hundred: they may not have all connections to
+        # the database, which jobs and the relay need too.
+        self._turns = turns = asyncio.Semaphore(_READERS)
+        self._heads = Together(self._read_heads, most=CHUNK, turns=turns)
+        self._oldest = Together(self._read_oldest, most=CHUNK, turns=turns)
+        self._few = Together(self._read_few, most=_FEW, turns=turns)
 
     async def heads(self, store_ids: Sequence[str]) -> dict[str, int]:
         """The newest `seq` of each store that exists (0: it has no notification yet)."""
         found = {EVERY: await self._feed.number()} if EVERY in store_ids else {}
+        return found | await self._heads(store_ids)
+
+    async def _read_heads(self, store_ids: Collection[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
         async with self._database.connect() as connection:
-            return found | await _heads(connection, store_ids)
+            for chunk in _chunks(list(store_ids)):
+                query = select(stores.c.id, stores.c.notification_seq).where(stores.c.id.in_(chunk))
+                rows = await connection.execute(query)
+                found.update((row.id, row.notification_seq) for row in rows)
+        return found
 
     async def oldest(self, store_ids: Sequence[str]) -> dict[str, int]:
         """The oldest `seq` still kept of each store that has any."""
         found: dict[str, int] = {}
         if EVERY in store_ids and (number := await self._feed.oldest()) is not None:
             found[EVERY] = number
+        return found | await self._oldest(store_ids)
+
+    async def _read_oldest(self, store_ids: Collection[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
         async with self._database.connect() as connection:
-            for chunk in _chunks(store_ids):
+            for chunk in _chunks(list(store_ids)):
                 query = (
                     select(notifications.c.store_id, func.min(notifications.c.seq).label("seq"))
                     .where(notifications.c.store_id.in_(chunk))
@@ -131,28 +161,29 @@ class Outbox:
     async def _of_stores(
         self, last: Mapping[str, int], limit: int
     ) -> tuple[dict[str, int], list[Notification]]:
-        if not last:
-            return {}, []
+        heads = await self._heads(last)
+        spans = [_Span(each, last[each], head) for each, head in heads.items() if last[each] < head]
+        if sum(head - seq for _, seq, head in spans) <= min(_FEW_ROWS, limit - 1):
+            found = await self._few(spans)
+            return heads, [row for each in sorted(found) for row in found[each]]
+        async with self._turns, self._database.connect() as connection:
+            return heads, await _rows(connection, spans, limit)
+
+    async def _read_few(self, spans: Collection[_Span]) -> dict[_Span, list[Notification]]:
+        """The rows of each span. Where stores are in several, those of all of them are read."""
+        widest: dict[str, _Span] = {}
+        for each in spans:
+            other = widest.get(each.store_id, each)
+            last, head = min(each.last, other.last), max(each.head, other.head)
+            widest[each.store_id] = _Span(each.store_id, last, head)
+        by_store: dict[str, list[Notification]] = {each: [] for each in widest}
         async with self._database.connect() as connection:
-            heads = await _heads(connection, list(last))
-            behind = [(each, last[each]) for each in heads if last[each] < heads[each]]
-            if not behind:
-                return heads, []
-            wanted = (
-                values(column("id", String), column("last", BigInteger), name="wanted")
-                .data(behind)
-                .cte("wanted")
-            )
-            past = and_(
-                notifications.c.store_id == wanted.c.id, notifications.c.seq > wanted.c.last
-            )
-            query = (
-                select(notifications)
-                .join(wanted, past)
-                .order_by(notifications.c.store_id, notifications.c.seq)
-                .limit(limit)
-            )
-            return heads, [notification(row) for row in await connection.execute(query)]
+            for row in await _rows(connection, list(widest.values())):
+                by_store[row.store_id].append(row)
+        return {
+            each: [row for row in by_store[each.store_id] if each.last < row.seq <= each.head]
+            for each in spans
+        }
 
     async def number(self) -> None:
         """Give what was committed its number in the feed."""
@@ -177,13 +208,31 @@ class Outbox:
             await connection.execute(mark.values(published_at=now_ms), keys(rows))
 
 
-async def _heads(connection: AsyncConnection, store_ids: Sequence[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for chunk in _chunks(store_ids):
-        query = select(stores.c.id, stores.c.notification_seq).where(stores.c.id.in_(chunk))
-        rows = await connection.execute(query)
-        found.update((row.id, row.notification_seq) for row in rows)
-    return found
+async def _rows(
+    connection: AsyncConnection, spans: Sequence[_Span], limit: int | None = None
+) -> list[Notification]:
+    if not spans:
+        return []
+    wanted = (
+        values(
+            column("id", String), column("last", BigInteger), column("head", BigInteger),
+            name="wanted",
+        )
+        .data(spans)
+        .cte("wanted")
+    )  # fmt: skip
+    inside = and_(
+        notifications.c.store_id == wanted.c.id,
+        notifications.c.seq > wanted.c.last,
+        notifications.c.seq <= wanted.c.head,
+    )
+    query = (
+        select(notifications)
+        .join(wanted, inside)
+        .order_by(notifications.c.store_id, notifications.c.seq)
+        .limit(limit)
+    )
+    return [notification(row) for row in await connection.execute(query)]
 
 
 def _chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:

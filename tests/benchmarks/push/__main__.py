@@ -1,0 +1,166 @@
+"""The command line of the benchmark; `make bench-push` calls it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from benchmarks.push.measure import fan, idle_bytes, in_turn, resume
+from benchmarks.push.report import PEER, PRODUCT, Findings
+from benchmarks.push.swarm import SwarmError, allow_files
+from benchmarks.push.ways import WAYS
+from benchmarks.push.world import World, world
+
+_DESCRIPTION = """\
+Measures how fast notifications go to WebSocket clients, and what clients cost: the whole service on
+a real Redis and PostgreSQL, beside aiohttp's send_str, websockets.broadcast and picows. Every
+server is a process of its own on uvloop; the clients are bare sockets in this one, and what each of
+them gets is compared byte for byte. The ways take turns, so the ratios hold on a busy machine;
+rates do not.
+
+  deliveries   each round, every client gets one message, or ten of them, and all have them before
+               the next round
+  idle         the server's memory, less what it had before; the service's clients are
+               authenticated, and subscribed to a store each
+  resume       all clients connect, 500 at a time, and get the ten notifications they missed
+  stalled      the other clients' p99 while one in a hundred reads nothing
+
+Exit code: 0 when all was measured, whatever came of it; 1 when a client did not get just what it
+must get, or something could not be measured; 130 after Ctrl-C, which prints what there is."""
+
+_LEAST = 10  # clients
+_PIPE_WIDTH = 150
+_PARTS = ("deliveries", "idle", "resume", "stalled")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured, and how thoroughly."""
+
+    clients: int
+    idle: int
+    passes: int
+    rounds: int
+    parts: tuple[str, ...]
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="make bench-push ARGS=", description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--clients", type=_count, default=1000, help="clients that get messages (1000)")
+    add("--idle", type=_count, default=10_000, help="clients that idle, and that resume (10000)")
+    add("--passes", type=_count, default=7, help="turns of each way; medians are shown (7)")
+    add("--rounds", type=_count, default=30, help="rounds in each turn (30)")
+    add("--quick", action="store_true", help="a tenth of the clients, and three passes")
+    add("--only", choices=_PARTS, action="append", help="measure this alone; may be repeated")
+    asked = parser.parse_args(arguments)
+    part = 10 if asked.quick else 1
+    return Options(
+        clients=max(100, asked.clients // part), idle=max(100, asked.idle // part),
+        passes=min(asked.passes, 3) if asked.quick else asked.passes, rounds=asked.rounds,
+        parts=tuple(asked.only or _PARTS),
+    )  # fmt: skip
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and len(text) <= 5 and int(text)):
+        raise argparse.ArgumentTypeError(f"{text[:50]!r}: give a whole number from 1 to 99999")
+    return int(text)
+
+
+class Benchmark:
+    """Measures in `world`, says on `progress` what it is at, and puts what it finds in `found`."""
+
+    def __init__(self, options: Options, world: World, progress: Progress) -> None:
+        self._options = options
+        self._world = world
+        self._progress = progress
+        self._task = progress.add_task("")
+        self.found = Findings(options.clients, options.idle)
+
+    def run(self) -> None:
+        """Measure what is asked for. Raises SwarmError."""
+        for part in self._options.parts:
+            getattr(self, part)()
+
+    def deliveries(self) -> None:
+        options = self._options
+        with ExitStack() as stack:
+            fans = {}
+            for way in WAYS:
+                self._say(f"deliveries: {options.clients:,} clients connect to {way}")
+                fans[way] = stack.enter_context(fan(self._world, way, options.clients))
+            self.found.passes = in_turn(
+                fans, (1, 10), passes=options.passes, rounds=options.rounds,
+                progress=lambda way: self._say(f"deliveries: {way}"),
+            )  # fmt: skip
+
+    def idle(self) -> None:
+        for way in (PEER, PRODUCT):
+            self.found.memory[way] = idle_bytes(
+                self._world, way, self._options.idle, self._counted("idle", way)
+            )
+
+    def resume(self) -> None:
+        for way in (PEER, PRODUCT):
+            self.found.resumed[way] = resume(
+                self._world, way, self._options.idle, self._counted("resume", way)
+            )
+
+    def stalled(self) -> None:
+        options = self._options
+        some = max(1, options.clients // 100)
+        with ExitStack() as stack:
+            self._say("stalled: clients connect")
+            none = stack.enter_context(fan(self._world, PRODUCT, options.clients))
+            beside = stack.enter_context(fan(self._world, PRODUCT, options.clients, some))
+            beside.stall(some)
+            self.found.stalled = in_turn(
+                {"none": none, "some": beside}, (1,), passes=options.passes, rounds=options.rounds,
+                progress=lambda name: self._say(f"stalled: {name}"),
+            )[1]  # fmt: skip
+
+    def _counted(self, part: str, way: str) -> Callable[[int], None]:
+        return lambda ready: self._say(f"{part}: {ready:,} of {self._options.idle:,} on {way}")
+
+    def _say(self, what: str) -> None:
+        self._progress.update(self._task, description=what)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and print; the exit code."""
+    options, code = parse(arguments), 0
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    found = Findings(options.clients, options.idle)
+    columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    try:
+        allow_files(max(options.idle, len(WAYS) * options.clients))
+        with (
+            Progress(*columns, console=console, transient=True) as progress,
+            world(options.idle) as made,
+        ):
+            benchmark = Benchmark(options, made, progress)
+            found = benchmark.found
+            benchmark.run()
+    except SwarmError as error:
+        print(f"bench-push: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    if found.rows():
+        console.print(found.table())
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

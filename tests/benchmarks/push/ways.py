@@ -1,0 +1,189 @@
+"""The ways to push that are compared: solocron as it is, and what one would write without it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
+
+import picows
+import websockets
+from aiohttp import web
+from websockets.asyncio.server import ServerConnection
+
+from benchmarks.push.world import EVERYBODY, missed
+from solocron.service import Solocron
+from solocron.settings import load
+
+_BACKLOG = 1024
+_PROTOCOL = "solocron.v1"
+
+
+class Way(Protocol):
+    """A server whose clients all get what `send` is given."""
+
+    @property
+    def clients(self) -> int:
+        """How many there are."""
+
+    @property
+    def pending(self) -> int:
+        """How many of them have not taken all that was written to them."""
+
+    def serving(self) -> AbstractAsyncContextManager[int]:
+        """Serve; the port, on 127.0.0.1."""
+
+    async def send(self, first: int, messages: Sequence[bytes]) -> None:
+        """Send these messages, which have the numbers `first`, ..., to every client."""
+
+
+class Product:
+    """The whole service, with its settings from the environment; clients watch stores, and what is
+    sent is heard of one that all of them may watch."""
+
+    def __init__(self) -> None:
+        self._cron = Solocron(load())
+
+    @property
+    def clients(self) -> int:
+        return self._cron.parts.hub.clients
+
+    @property
+    def pending(self) -> int:
+        topic = self._cron.parts.hub._topics[EVERYBODY]
+        return sum(client.pending > 0 for client in topic.clients)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[int]:
+        async with self._cron.serving() as server:
+            yield server.port
+
+    async def send(self, first: int, messages: Sequence[bytes]) -> None:
+        for seq, message in enumerate(messages, first):
+            self._cron.parts.hub.deliver(EVERYBODY, seq, message)
+
+
+class Aiohttp:
+    """An aiohttp server that does nothing else. A client that subscribes gets what it missed."""
+
+    def __init__(self) -> None:
+        self._sockets: set[web.WebSocketResponse] = set()
+
+    @property
+    def clients(self) -> int:
+        return len(self._sockets)
+
+    @property
+    def pending(self) -> int:
+        return 0
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[int]:
+        app = web.Application()
+        app.router.add_get("/ws", self._handle)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0, backlog=_BACKLOG)
+        await site.start()
+        try:
+            yield runner.addresses[0][1]
+        finally:
+            await runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse(protocols=(_PROTOCOL,), compress=False)
+        await ws.prepare(request)
+        self._sockets.add(ws)
+        try:
+            async for message in ws:
+                for store, seq in json.loads(message.data)["stores"].items():
+                    for each in missed(store, seq):
+                        await ws.send_str(each.decode())
+        finally:
+            self._sockets.discard(ws)
+        return ws
+
+    async def send(self, first: int, messages: Sequence[bytes]) -> None:
+        for message in messages:
+            text = message.decode()
+            for ws in self._sockets:
+                await ws.send_str(text)
+
+
+class Websockets:
+    """`websockets.broadcast`."""
+
+    def __init__(self) -> None:
+        self._connections: set[ServerConnection] = set()
+
+    @property
+    def clients(self) -> int:
+        return len(self._connections)
+
+    @property
+    def pending(self) -> int:
+        return 0
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[int]:
+        async with websockets.serve(
+            self._handle, "127.0.0.1", 0, compression=None, ping_interval=None, close_timeout=0.1,
+            subprotocols=[websockets.Subprotocol(_PROTOCOL)], backlog=_BACKLOG,
+        ) as server:  # fmt: skip
+            yield next(iter(server.sockets)).getsockname()[1]
+
+    async def _handle(self, connection: ServerConnection) -> None:
+        self._connections.add(connection)
+        try:
+            await connection.wait_closed()
+        finally:
+            self._connections.discard(connection)
+
+    async def send(self, first: int, messages: Sequence[bytes]) -> None:
+        for message in messages:
+            websockets.broadcast(self._connections, message.decode())
+
+
+class Picows:
+    """picows, a WebSocket library in Cython, told to send to each client in turn."""
+
+    def __init__(self) -> None:
+        self._transports: set[picows.WSTransport] = set()
+
+    @property
+    def clients(self) -> int:
+        return len(self._transports)
+
+    @property
+    def pending(self) -> int:
+        return 0
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[int]:
+        transports = self._transports
+
+        class Listener(picows.WSListener):
+            def on_ws_connected(self, transport: picows.WSTransport) -> None:
+                transports.add(transport)
+
+            def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
+                transports.discard(transport)
+
+        server = await picows.ws_create_server(
+            lambda request: Listener(), "127.0.0.1", 0, backlog=_BACKLOG
+        )
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+
+    async def send(self, first: int, messages: Sequence[bytes]) -> None:
+        for message in messages:
+            for transport in self._transports:
+                transport.send(picows.WSMsgType.TEXT, message)
+
+
+WAYS: dict[str, Callable[[], Way]] = {
+    "solocron": Product, "aiohttp": Aiohttp, "websockets": Websockets, "picows": Picows,
+}  # fmt: skip
