@@ -89,6 +89,12 @@ class Hub:
         self._behind: set[str] = set()
         self._look = asyncio.Event()  # something to read from the table
         self._resyncs = 0
+        self.deliveries = 0  # notifications sent so far, once for each client
+
+    @property
+    def stores(self) -> int:
+        """How many stores are watched."""
+        return len(self._topics)
 
     @property
     def clients(self) -> int:
@@ -213,14 +219,16 @@ class Hub:
 
     def _send(self, topic: _Topic, message: Message) -> None:
         seq = message.seq
-        early, behind = topic.joining > 0, False
+        early, behind, sent = topic.joining > 0, False, 0
         for client, last in topic.clients.items():
             if seq == last + 1:
                 topic.clients[client] = seq
                 client.notify(message)
+                sent += 1
             elif seq > last and not client.is_closed:
                 early = True
                 behind = behind or client not in self._resuming
+        self.deliveries += sent
         if early:
             topic.held[seq] = message
             if len(topic.held) > _HELD_PER_STORE:
