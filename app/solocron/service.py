@@ -24,7 +24,7 @@ from solocron.web.dashboard import Dashboard
 from solocron.web.guard import is_loopback
 from solocron.web.server import WebServer, problems, routes
 from solocron.web.status import overview
-from solocron.wiring import build, policies, store_jobs
+from solocron.wiring import build, metrics_of, policies, store_jobs
 
 log = logging.getLogger("solocron")
 
@@ -45,6 +45,7 @@ class Solocron:
         self._jobs: dict[str, Job] = {}
         self._scheduler: Scheduler | None = None
         self._watchdog = Watchdog()
+        self._metrics = metrics_of(self.parts, self._jobs, self._watchdog, lambda: self._scheduler)
         self._started, self._stopping, self._drained, self._closing = (
             asyncio.Event() for _ in range(4)
         )
@@ -290,7 +291,7 @@ class Solocron:
         )  # fmt: skip
         return routes(
             authenticator=parts.authenticator, sockets=parts.sockets, events=parts.events,
-            stores=parts.api, dashboard=dashboard, readiness=self.readiness,
+            stores=parts.api, dashboard=dashboard, metrics=self._metrics, readiness=self.readiness,
         )  # fmt: skip
 
     def attach(self, app: web.Application) -> None:

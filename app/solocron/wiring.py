@@ -8,8 +8,9 @@ transaction -> `notifications.relay` -> `notifications.hub` -> `web.socket` and 
 from __future__ import annotations
 
 import os
+import platform
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from solocron.clock import Clock, SystemClock
 from solocron.cron.board import Board
 from solocron.cron.job import Job
 from solocron.cron.runner import Runner
+from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
 from solocron.locks.cluster import make_link
 from solocron.locks.manager import LockManager
@@ -35,11 +37,15 @@ from solocron.storage.runs import RunLedger
 from solocron.stores.auto_close import AutoClose
 from solocron.stores.open_reminder import OpenReminder
 from solocron.stores.repository import StoreRepository
+from solocron.version import __version__
+from solocron.watchdog import Watchdog
 from solocron.web.api import StoresApi
 from solocron.web.auth import Authenticator
 from solocron.web.connections import Connections
 from solocron.web.events import Events
+from solocron.web.metrics import Metrics
 from solocron.web.socket import Sockets
+from solocron.web.sources import Sources
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,28 @@ def _board(settings: Settings, runner: Runner, locks: LockManager, clock: Clock)
         link, runner.journal, clock=clock, environment=settings.environment,
         sweep_s=settings.sweep, locks_up=lambda: locks.link.is_up,
     )  # fmt: skip
+
+
+def metrics_of(
+    parts: Parts, jobs: Mapping[str, Job], watchdog: Watchdog,
+    scheduler: Callable[[], Scheduler | None],
+) -> Metrics:  # fmt: skip
+    """The metrics of a service with these parts."""
+
+    def running() -> int:
+        return each.running if (each := scheduler()) is not None else 0
+
+    def paused() -> set[str]:
+        return each.paused if (each := scheduler()) is not None else set()
+
+    sources = Sources(
+        clock=parts.clock, jobs=jobs, journal=parts.runner.journal, locks=parts.locks,
+        database=parts.database, connections=parts.connections, hub=parts.hub, relay=parts.relay,
+        channels=parts.channels, watchdog=watchdog, running=running, paused=paused,
+        alarms=lambda: [("lock-unavailable", job) for job in parts.runner.alarm.raised],
+        build=(__version__, platform.python_version()),
+    )  # fmt: skip
+    return Metrics(sources, parts.authenticator)
 
 
 def _authenticator(settings: Settings) -> Authenticator:

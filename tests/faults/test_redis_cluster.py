@@ -13,6 +13,11 @@ from conftest import RedisServer
 from peers import Peer
 from servers import Commit, Server, with_stores
 from solocron.clock import SystemClock
+from solocron.cron.board import Board, State, tick_key
+from solocron.cron.job import Job
+from solocron.cron.journal import Entry, Journal
+from solocron.cron.run import Run
+from solocron.cron.ticks import Calendar
 from solocron.errors import LockReadOnly, LockUnavailable
 from solocron.locks.cluster import make_link
 from solocron.locks.manager import LockManager
@@ -232,3 +237,53 @@ async def test_ticks_run_once_while_a_node_dies(cluster: Cluster, postgres_url: 
     ticks = [tick for tick, _ in await effects(database)]
     assert ticks == list(range(ticks[0], ticks[-1] + 1, 1000))
     await database.close()
+
+
+async def test_what_becomes_of_ticks_is_told_on_all_nodes_and_follows_a_slot(
+    cluster: Cluster,
+) -> None:
+    jobs = {
+        name: Job(name=name, calendar=Calendar("* * * * *"), body=_body)
+        for name in (cluster.key_on(node).removeprefix("cron:") for node in cluster.nodes[:3])
+    }
+    clock, journal = SystemClock(), Journal()
+    board = Board(
+        make_link(cluster.url, clock=clock, deadline_s=1), journal, clock=clock, environment="",
+        sweep_s=3600, locks_up=lambda: True,
+    )  # fmt: skip
+    running = asyncio.create_task(board.run(jobs, State))
+    first, *_ = jobs
+    source, target = cluster.nodes[0], cluster.nodes[1]
+    slot = source.cli("CLUSTER", "KEYSLOT", f"cron:{first}")
+
+    async def told(tick: int) -> list[str]:
+        for name in jobs:
+            journal.note(Entry(name, tick, "ran"))
+        assert await board.publish()
+        found = [await board.verdicts(job, tick) for job in jobs.values()]
+        return [entry.verdict for each in found for entry in each.values()]
+
+    try:
+        await until(lambda: _seen(board))
+        assert await told(60_000) == ["ran"] * 3
+        target.cli("CLUSTER", "SETSLOT", slot, "IMPORTING", cluster.id_of(source))
+        source.cli("CLUSTER", "SETSLOT", slot, "MIGRATING", cluster.id_of(target))
+        journal.note(Entry(first, 120_000, "ran"))
+        assert await board.publish()
+        key = tick_key(jobs[first], 120_000)
+        assert key in target.cli("CLUSTER", "GETKEYSINSLOT", slot, "10").split()
+        for each in source.cli("CLUSTER", "GETKEYSINSLOT", slot, "10").split():
+            source.cli("MIGRATE", "127.0.0.1", str(target.port), each, "0", "5000")
+        cluster.give(slot, target)
+        assert await told(180_000) == ["ran"] * 3
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await board.close()
+
+
+async def _seen(board: Board) -> bool:
+    return len(await board.workers()) == 1
+
+
+async def _body(run: Run) -> None: ...

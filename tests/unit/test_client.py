@@ -73,14 +73,15 @@ async def test_what_waits_for_a_stalled_peer_is_bounded() -> None:
 
 async def test_a_turn_of_more_than_the_bound_is_not_written_at_all() -> None:
     calls: list[int] = []
-    wire = Wire()
-    client = Client(wire, Turn(), on_slow=lambda: calls.append(1), max_pending=1_000)
+    wire, turn = Wire(), Turn()
+    client = Client(wire, turn, on_slow=lambda: calls.append(1), max_pending=1_000)
     for _ in range(50):
         client.send(b"x" * 90)
         assert client.pending <= 1_090
     for _ in range(3):
         await asyncio.sleep(0)
     assert (wire.writes, calls, client.pending) == ([], [1], 0)
+    assert turn.slow == 1
 
 
 async def test_nothing_is_written_after_the_end() -> None:

@@ -49,6 +49,7 @@ class Scheduler:
         self._floors: dict[str, int] = {}
         self._missed: dict[str, int] = {}
         self._warned: set[str] = set()
+        self.paused: set[str] = set()  # as of the last sweep that Redis answered
 
     def start(self) -> None:
         """Arm every job's trigger and begin to sweep. Does nothing when started."""
@@ -123,6 +124,7 @@ class Scheduler:
             return
         now = self._clock.now_ms()
         seen = list(zip(jobs, surveys, strict=True))
+        self.paused = {job.name for job, survey in seen if survey.paused}
         await self._learn_floors([job for job, survey in seen if survey.settled is None])
         for job, survey in seen:
             self._check_schedule(job, survey)

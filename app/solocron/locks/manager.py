@@ -218,9 +218,8 @@ class LockManager:
 
     def _forget(self, lease: Lease) -> None:
         if self._leases.pop(lease.token, None) is not None:
-            counts = self.statistics.of(lease.key)
-            counts.hold_ms += (self._clock.monotonic() - lease.since_s) * 1000
-            counts.lost += lease.lost.is_set()
+            held_s = self._clock.monotonic() - lease.since_s
+            self.statistics.released(lease.key, held_s, lost=lease.lost.is_set())
 
     async def _renew_forever(self) -> None:
         while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from solocron.locks.results import Claim, Done, Granted, Held, Paused
@@ -33,10 +33,12 @@ class LockCounts:
 
 
 class LockStatistics:
-    """Counts by lock key; beyond 1,000 keys the rest share one row."""
+    """Counts by lock key; beyond 1,000 keys the rest share one row. `on_release` is told the key of
+    each lock that is let go, and for how many s it was held."""
 
     def __init__(self) -> None:
         self._counts: dict[str, LockCounts] = {}
+        self.on_release: Callable[[str, float], None] | None = None
 
     def of(self, key: str) -> LockCounts:
         """The counts of a lock, to add to."""
@@ -55,6 +57,14 @@ class LockStatistics:
             counts.done += 1
         elif isinstance(claim, Paused):
             counts.paused += 1
+
+    def released(self, key: str, held_s: float, *, lost: bool) -> None:
+        """Count a lock that was held and is let go, or was `lost`."""
+        counts = self.of(key)
+        counts.hold_ms += held_s * 1000
+        counts.lost += lost
+        if self.on_release is not None:
+            self.on_release(key, held_s)
 
     def snapshot(self) -> Mapping[str, LockCounts]:
         """A copy of all counts."""

@@ -75,6 +75,7 @@ class Turn:
 
     def __init__(self) -> None:
         self._clients: list[Client] = []
+        self.slow = 0  # clients given up so far
 
     def add(self, client: Client) -> None:
         """Have the client flushed at the end of the turn."""
@@ -172,6 +173,7 @@ class Client:
 
     def _give_up(self) -> None:
         self.close()
+        self._turn.slow += 1
         asyncio.get_running_loop().call_soon(self._on_slow)
 
     def close(self) -> None:

@@ -89,6 +89,12 @@ class Hub:
         self._behind: set[str] = set()
         self._look = asyncio.Event()  # something to read from the table
         self._resyncs = 0
+        self.deliveries = 0  # notifications sent so far, once for each client
+
+    @property
+    def stores(self) -> int:
+        """How many stores are watched."""
+        return len(self._topics)
 
     @property
     def clients(self) -> int:
@@ -212,15 +218,17 @@ class Hub:
             self._send(topic, message_of(store_id, seq, event))
 
     def _send(self, topic: _Topic, message: Message) -> None:
-        seq, clients = message.seq, topic.clients
+        seq, clients, sent = message.seq, topic.clients, 0
         early, behind, before = topic.joining > 0, False, seq - 1
         for client, last in clients.items():
             if last == before:
                 clients[client] = seq
                 client.notify(message)
+                sent += 1
             elif last < before and not client.is_closed:
                 early = True
                 behind = behind or client not in self._resuming
+        self.deliveries += sent
         if early:
             topic.held[seq] = message
             if len(topic.held) > _HELD_PER_STORE:

@@ -50,6 +50,11 @@ class Relay:
         self._work = asyncio.Event()
         self._flushing = asyncio.Lock()
 
+    @property
+    def queued(self) -> int:
+        """How many notifications wait for Redis."""
+        return len(self._queue)
+
     def publish(self, rows: Sequence[Notification]) -> None:
         """Take rows that have just been committed: this server's clients get them now, those of
         the others soon."""

@@ -21,7 +21,7 @@ from solocron.errors import ConfigError, SolocronError
 from solocron.storage.feed import EVERY
 
 AUDIENCE = "solocron"
-SCOPES = ("notifications:read", "stores:write", "jobs:run", "admin")
+SCOPES = ("notifications:read", "stores:write", "jobs:run", "metrics:read", "admin")
 MIN_SECRET = 32
 MAX_TOKEN = 64 * 1024
 _MAX_STORES = 10_000

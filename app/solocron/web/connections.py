@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
@@ -14,6 +15,8 @@ from solocron.web.seats import Full, Seats
 
 GOING_AWAY, UNAUTHENTICATED = 1001, 4401
 
+KINDS = ("websocket", "event-stream")
+
 _FLUSH_POLL_S = 0.02
 _DRAIN_WITHIN_S = 2.0
 _RECONNECTS_PER_S = 1000  # what the servers that stay are asked to take of one that goes
@@ -22,6 +25,10 @@ _SPREAD_MS = (5_000, 30_000)
 
 class Connection(Protocol):
     """An open connection."""
+
+    @property
+    def kind(self) -> str:
+        """Its wire: one of KINDS."""
 
     def close(self, code: int, reason: str) -> None:
         """Have it end, with a close code and what the client should know."""
@@ -52,6 +59,11 @@ class Connections:
     def open(self) -> int:
         """How many there are."""
         return len(self._open)
+
+    def kinds(self) -> dict[str, int]:
+        """How many there are of each kind."""
+        count = Counter(each.kind for each in self._open)
+        return {kind: count[kind] for kind in KINDS}
 
     def check(self) -> None:
         """Raise Draining or Full when nobody is let in."""

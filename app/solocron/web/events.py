@@ -114,6 +114,8 @@ class Stream:
     """One connection. All of it happens in the task that called `serve`: `close` interrupts what
     that task waits for."""
 
+    kind = "event-stream"
+
     def __init__(
         self, request: web.Request, transport: asyncio.Transport, turn: Turn, hub: Hub,
         heartbeat_s: float,

@@ -227,6 +227,8 @@ def _others() -> dict[str, Any]:
     state = {"type": "object"}
     asked = {"description": "A browser asks for the token.", "content": {"text/plain": {}}}
     page = {"description": "The page.", "content": {"text/html": {}}}
+    formats = ("text/plain", "application/openmetrics-text")
+    metrics = {"description": "The metrics.", "content": {each: {} for each in formats}}
     return {
         "/api/openapi.json": {
             "get": {
@@ -245,6 +247,12 @@ def _others() -> dict[str, Any]:
                 "summary": "How each job and lock is, for tokens with jobs:run.",
                 "security": [{"token": []}, {"password": []}],
                 "responses": {"200": page, "401": asked, **_answers({}, 400, 403, 503)},
+            }
+        },
+        "/metrics": {
+            "get": {
+                "summary": "Metrics for Prometheus, for tokens with metrics:read.",
+                "responses": {"200": metrics, **_answers({}, *_GUARDED)},
             }
         },
         "/healthz": {

@@ -20,6 +20,7 @@ from solocron.web.connections import Draining
 from solocron.web.dashboard import Dashboard
 from solocron.web.events import Events, Handler
 from solocron.web.guard import bearer, check_host
+from solocron.web.metrics import Metrics
 from solocron.web.seats import Full
 from solocron.web.socket import Sockets
 
@@ -48,7 +49,7 @@ def problem(status: int, title: str, detail: str) -> web.Response:
 
 def routes(
     *, authenticator: Authenticator, sockets: Sockets, events: Events, stores: StoresApi,
-    dashboard: Dashboard, readiness: Readiness,
+    dashboard: Dashboard, metrics: Metrics, readiness: Readiness,
 ) -> list[web.RouteDef]:  # fmt: skip
     """Every route, guarded on its own so that it can live in a host's application."""
 
@@ -74,6 +75,7 @@ def routes(
     return [
         web.get("/healthz", healthz),
         web.get("/readyz", readyz),
+        web.get("/metrics", guarded(metrics.page)),
         web.get("/ws", guarded(sockets.handle), allow_head=False),
         web.get("/events", events.readable(guarded(events.handle)), allow_head=False),
         web.options("/events", events.readable(guarded(events.preflight))),

@@ -105,6 +105,8 @@ class Socket:
     so that one task only reads, and sends the close frame.
     """
 
+    kind = "websocket"
+
     def __init__(
         self,
         ws: web.WebSocketResponse,
