@@ -44,7 +44,7 @@ _RETRY_S = 1.0
 _DRAIN_POLL_S = 0.02
 _DRAIN_S = 30.0
 _PACE_BYTES = 256 * 1024
-_READERS = 4
+_READERS = 6  # of the database's 10 connections
 _TURN_S = 30.0
 
 
