@@ -15,7 +15,7 @@ def options(*arguments: str) -> Options:
     return options_of(parse(["--seed", "1", *arguments]))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 async def test_2000_clients_have_each_of_100000_notifications_once_and_in_order() -> None:
     report = await run(options(), Progress())
     print(report)

@@ -32,7 +32,7 @@ from solocron.storage.tables import deliveries, notifications, stores
 from solocron.together import Together
 
 CHUNK = 500  # stores per statement: 3 parameters each, well under either database's limit
-_READERS = 4
+_READERS = 6  # of the database's 10 connections
 _FEW, _FEW_ROWS = 100, 20  # spans of stores that are read for several readers, and rows of each
 
 _T = TypeVar("_T")

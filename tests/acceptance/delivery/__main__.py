@@ -26,7 +26,8 @@ notification of its stores, byte for byte as the table has it, once and in order
   make delivery CLIENTS=200 NOTIFICATIONS=10000 SEED=7
   make delivery MUTATION=no-resume           the servers are broken on purpose: this must end red
 
-Exit code: 0 when all was well, 1 when something was lost, repeated or altered."""
+Exit code: 0 when all was well, 1 when something was lost, repeated or altered, 130 when
+interrupted; make says 2 for any but 0."""
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -54,7 +55,7 @@ def options_of(asked: argparse.Namespace) -> Options:
         seed=seed, clients=asked.clients, notifications=asked.notifications,
         faults=plan(seed, asked.notifications, count, only),
         stores=min(STORES, max(20, asked.notifications // 40)),
-        mutation=asked.mutation, settle_s=8 if asked.mutation else 120, keep=asked.keep,
+        mutation=asked.mutation, settle_s=8 if asked.mutation else 240, keep=asked.keep,
     )  # fmt: skip
 
 
@@ -79,7 +80,10 @@ def main(arguments: list[str]) -> int:
                 faults=", ".join(progress.faults),
             )  # fmt: skip
 
-        report = asyncio.run(run(options, Progress(look)))
+        try:
+            report = asyncio.run(run(options, Progress(look)))
+        except KeyboardInterrupt:
+            return 130
     print(report)
     if report.is_green:
         return 0

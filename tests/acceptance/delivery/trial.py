@@ -39,7 +39,7 @@ class Options:
     faults: Sequence[Fault]
     stores: int = STORES
     mutation: str = ""
-    settle_s: float = 120
+    settle_s: float = 240
     keep: Path | None = None
 
 
