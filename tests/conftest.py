@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,12 +29,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(folder))
 
 
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+_PORTS = range(11_000, 22_000)  # below those that outgoing links take at random, which are many
+
+
+def free_port(beside: int = 0) -> int:
+    """A TCP port that was free a moment ago, as was the one `beside` above it."""
+    while True:
+        port = random.choice(_PORTS)
+        with socket.socket() as listener, socket.socket() as other, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            if beside:
+                other.bind(("127.0.0.1", port + beside))
+            return port
 
 
 def redis_binary(name: str = "redis-server") -> str:
