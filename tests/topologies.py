@@ -159,7 +159,10 @@ class Cluster:
         )
 
     def give(self, slot: str, target: RedisServer) -> None:
-        """Tell all masters that the slot is `target`'s, which is told first."""
+        """Tell all masters that the slot is `target`'s, which is told first: that it imported it
+        gives its claim a newer epoch, or one of the old owner's that is under way would undo it."""
+        other = next(each for each in self.nodes[:3] if each is not target)
+        target.cli("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(other))
         for node in sorted(self.nodes[:3], key=lambda each: each is not target):
             node.cli("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(target))
 

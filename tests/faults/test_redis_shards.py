@@ -259,15 +259,15 @@ async def test_a_last_message_that_fell_in_between_is_looked_for(
     """The new server took it before the subscriber was there, and no later one shows a gap."""
     source, target = cluster.nodes[1], cluster.nodes[2]
     (store,) = stores_on(cluster, source)
-    slot, new = str(slot_of(CHANNEL + store)), cluster.id_of(target)
     async with with_stores(postgres_url, store) as database:
         server, peer = Server(database, cluster.url, audit_s=600), Peer()
         async with server.running():
             await server.up()
             await server.hub.subscribe(peer.client, {store: None})
             await server.outbox.mark_published(await Commit(database)(store), 1)  # no sweep for it
-            for node in (target, source):  # in one turn of this loop: the server hears of it later
-                node.cli("CLUSTER", "SETSLOT", slot, "NODE", new)
+            cluster.give(
+                str(slot_of(CHANNEL + store)), target
+            )  # in one turn of this loop: the server hears of it later
             assert target.cli("SPUBLISH", CHANNEL + store, "1 {}") == "0"
             await peer.has(store, [1])
 
