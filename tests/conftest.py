@@ -29,15 +29,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(folder))
 
 
-def free_port() -> int:
-    """A TCP port that was free a moment ago, below those that outgoing connections are given: a
-    server that is restarted finds its own free again."""
+_PORTS = range(11_000, 22_000)  # below those that outgoing links take at random, which are many
+
+
+def free_port(beside: int = 0) -> int:
+    """A TCP port that was free a moment ago, as was the one `beside` above it."""
     while True:
-        port = random.SystemRandom().randrange(
-            10_000, 22_000
-        )  # a cluster's bus listens 10,000 higher
-        with socket.socket() as listener, suppress(OSError):
+        port = random.choice(_PORTS)
+        with socket.socket() as listener, socket.socket() as other, suppress(OSError):
             listener.bind(("127.0.0.1", port))
+            if beside:
+                other.bind(("127.0.0.1", port + beside))
             return port
 
 

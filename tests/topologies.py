@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from conftest import RedisServer
+from conftest import RedisServer, free_port
 
 MASTER = "solocron-test"
 _SLOTS = 16384
 _BUS = 10_000  # nodes talk to each other on their port + 10,000
-_PORTS = range(11_000, 22_000)  # with their bus, below those that outgoing links take at random
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 30) -> float:
@@ -107,16 +104,6 @@ class Sentinels:
             server.stop()
 
 
-def _node_port() -> int:
-    """A port that was free a moment ago, as was its bus."""
-    while True:
-        port = random.choice(_PORTS)
-        with socket.socket() as listener, socket.socket() as bus, suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            bus.bind(("127.0.0.1", port + _BUS))
-            return port
-
-
 class Cluster:
     """Three masters, the first of which has a replica that takes over within about 2 s; `more` are
     options of each node."""
@@ -129,7 +116,7 @@ class Cluster:
         for n in range(4):
             home = folder / f"node{n}"
             home.mkdir(parents=True)
-            self.nodes.append(RedisServer(home, *options, port=_node_port(), binary=binary))
+            self.nodes.append(RedisServer(home, *options, port=free_port(_BUS), binary=binary))
 
     @property
     def url(self) -> str:
@@ -172,7 +159,10 @@ class Cluster:
         )
 
     def give(self, slot: str, target: RedisServer) -> None:
-        """Tell all masters that the slot is `target`'s, which is told first."""
+        """Tell all masters that the slot is `target`'s, which is told first: that it imported it
+        gives its claim a newer epoch, or one of the old owner's that is under way would undo it."""
+        other = next(each for each in self.nodes[:3] if each is not target)
+        target.cli("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(other))
         for node in sorted(self.nodes[:3], key=lambda each: each is not target):
             node.cli("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(target))
 

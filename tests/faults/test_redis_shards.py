@@ -253,6 +253,25 @@ async def test_a_publisher_and_a_subscriber_who_hear_of_a_move_at_different_time
         source.cli("CLUSTER", "SETSLOT", slot, "NODE", new)
 
 
+async def test_a_last_message_that_fell_in_between_is_looked_for(
+    cluster: Cluster, postgres_url: str
+) -> None:
+    """The new server took it before the subscriber was there, and no later one shows a gap."""
+    source, target = cluster.nodes[1], cluster.nodes[2]
+    (store,) = stores_on(cluster, source)
+    async with with_stores(postgres_url, store) as database:
+        server, peer = Server(database, cluster.url, audit_s=600), Peer()
+        async with server.running():
+            await server.up()
+            await server.hub.subscribe(peer.client, {store: None})
+            await server.outbox.mark_published(await Commit(database)(store), 1)  # no sweep for it
+            cluster.give(
+                str(slot_of(CHANNEL + store)), target
+            )  # in one turn of this loop: the server hears of it later
+            assert target.cli("SPUBLISH", CHANNEL + store, "1 {}") == "0"
+            await peer.has(store, [1])
+
+
 @pytest.mark.parametrize("how", ["killed", "hung", "replaced"])
 async def test_the_replica_that_takes_over_gets_its_channels(
     cluster: Cluster, postgres_url: str, how: str

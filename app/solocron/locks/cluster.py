@@ -121,8 +121,9 @@ class ClusterLink:
         left: Sequence[int] = range(len(commands))
         while left:
             groups = defaultdict[Node, list[int]](list)
+            await self._fresh()
             for index in left:
-                groups[await self._node_of(keys[index])].append(index)
+                groups[self._owner(keys[index])].append(index)
             await asyncio.gather(
                 *(self._batch(waiting, node, commands, some, replies)
                   for node, some in groups.items())
@@ -165,6 +166,9 @@ class ClusterLink:
 
     async def _node_of(self, key: str) -> Node:
         await self._fresh()
+        return self._owner(key)
+
+    def _owner(self, key: str) -> Node:
         if not key:
             return self.slots.nodes[0]
         slot = slot_of(key)

@@ -51,6 +51,11 @@ class Subscriber:
         """What was asked for here, and not refused."""
         return self._slots.keys()
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether it was given up: `run` ends."""
+        return self._broken.is_set()
+
     async def run(self) -> None:
         """Read until the link is lost, which raises RedisError, OSError or TimeoutError in an
         exception group."""
@@ -83,6 +88,8 @@ class Subscriber:
     async def unsubscribe(self, channels: Iterable[str]) -> None:
         """Give up those of the channels that were asked for here."""
         mine = [each for each in channels if self._drop(each)]
+        if not mine:
+            return
         try:
             async with asyncio.timeout(self._deadline_s):
                 await self._send("UNSUBSCRIBE", mine)

@@ -42,6 +42,7 @@ class Subscriptions:
 
     def __init__(self, prefix: str, *, deadline_s: float, keepalive_s: float) -> None:
         self._prefix = prefix
+        self._start = len(prefix)
         self._deadline_s = deadline_s
         self._keepalive_s = keepalive_s
         self._watched: dict[str, int] = {}  # stores, and the slots of their channels
@@ -73,12 +74,7 @@ class Subscriptions:
                 self._watched[each] = slot_of(self._prefix + each)
                 self._missed.add(each)
         try:
-            left = ids
-            for _ in range(_MOVES):
-                await self._place(left)
-                left = [each for each in left if not self._in_force(each)]
-                if not any(self._link_of(each) for each in left):
-                    break
+            await self._place(ids)
             self._missed.difference_update(each for each in ids if self._in_force(each))
         finally:
             if not self._missed.isdisjoint(ids):
@@ -105,7 +101,6 @@ class Subscriptions:
             async with asyncio.TaskGroup() as group:
                 tasks: set[asyncio.Task[None]] = set()
                 while await self._stands(route):
-                    self._look.clear()
                     for node in set(self._nodes) - self._served:
                         self._served.add(node)
                         task = group.create_task(self._serve(route, node))
@@ -122,6 +117,7 @@ class Subscriptions:
 
     async def _stands(self, route: Route) -> bool:
         """Whether the route is still the one to take; then its nodes are known anew."""
+        self._look.clear()
         try:
             if not await route.stands():
                 return False
@@ -143,7 +139,10 @@ class Subscriptions:
 
     async def _settle(self) -> None:
         """Subscribe to what is missing, and say what is in force again."""
-        for node, link in self._links.items():
+        for node, link in list(self._links.items()):
+            await link.unsubscribe(  # one that was cancelled in the middle of it
+                [each for each in link.channels if each[self._start :] not in self._watched]
+            )
             if node not in self._nodes and not link.channels:
                 link.give_up("it has no slot any more")
         self._missed.update(each for each in self._watched if not self._in_force(each))
@@ -160,12 +159,18 @@ class Subscriptions:
             self._on_change(back)
 
     async def _place(self, store_ids: Iterable[str]) -> None:
-        """Ask each store's server for its channel, and await the answers."""
-        groups = defaultdict[Subscriber, list[str]](list)
-        for each in store_ids:
-            if link := self._link_of(each):
-                groups[link].append(each)
-        await asyncio.gather(*(self._ask(link, group) for link, group in groups.items()))
+        """Ask each store's server for its channel, and await the answers; again where it has moved
+        meanwhile. A server there is no link to is left out."""
+        left = list(store_ids)
+        for _ in range(_MOVES):
+            groups = defaultdict[Subscriber, list[str]](list)
+            for each in left:
+                if link := self._link_of(each):
+                    groups[link].append(each)
+            if not groups:
+                return
+            await asyncio.gather(*(self._ask(link, group) for link, group in groups.items()))
+            left = [each for each in left if not self._in_force(each)]
 
     async def _ask(self, link: Subscriber, store_ids: Iterable[str]) -> None:
         await link.subscribe([self._prefix + each for each in store_ids if each in self._watched])
@@ -175,7 +180,8 @@ class Subscriptions:
         if self._route is None or slot is None:
             return None
         node = self._route.owner(slot)
-        return None if node is None else self._links.get(node)
+        link = None if node is None else self._links.get(node)
+        return None if link is None or link.is_broken else link
 
     def _in_force(self, store_id: str) -> bool:
         link = self._link_of(store_id)
@@ -221,7 +227,7 @@ class Subscriptions:
 
     def _miss(self, channels: Collection[str]) -> Collection[str]:
         """Note that messages of these channels may be missed; the stores that are watched."""
-        stores = {each.removeprefix(self._prefix) for each in channels} & self._watched.keys()
+        stores = {each[self._start :] for each in channels} & self._watched.keys()
         self._missed |= stores
         self._look.set()
         return stores
