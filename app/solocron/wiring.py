@@ -18,7 +18,7 @@ from solocron.cron.job import Job
 from solocron.cron.runner import Runner
 from solocron.cron.ticks import Calendar
 from solocron.locks.manager import LockManager
-from solocron.notifications.channels import Channels
+from solocron.notifications.channels import Channels, Policy
 from solocron.notifications.fanout import Fanout
 from solocron.notifications.hub import Hub
 from solocron.notifications.relay import Relay
@@ -53,6 +53,7 @@ class Parts:
     fanout: Fanout
     hub: Hub
     relay: Relay
+    deliveries: Deliveries
     channels: Channels
     retention: Retention
     connections: Connections
@@ -78,9 +79,11 @@ def build(settings: Settings, clock: Clock) -> Parts:
     )  # fmt: skip
     outbox = Outbox(database)
     hub = Hub(outbox, fanout)
+    deliveries = Deliveries(database)
     channels = Channels(
-        Deliveries(database), channels_of(settings.channel_urls), owner=owner, clock=clock
-    )
+        deliveries, channels_of(settings.channel_urls), owner=owner, clock=clock,
+        policy=Policy(attempts=settings.notify_attempts),
+    )  # fmt: skip
     relay = Relay(outbox, fanout, hub, clock, committed=channels.wake)
     repository = StoreRepository(database, channels.ids)
     authenticator = _authenticator(settings)
@@ -99,6 +102,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         fanout=fanout,
         hub=hub,
         relay=relay,
+        deliveries=deliveries,
         channels=channels,
         retention=Retention(
             History(database),
