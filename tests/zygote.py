@@ -235,6 +235,7 @@ def _become(request: dict[str, Any], descriptors: Sequence[int]) -> None:
     )
     if request["strict"]:
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "'imghdr' is deprecated")  # Apprise's import of it
 
 
 def main() -> None:

@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     sweep: float = Field(default=5, ge=0.1, le=3600)
     catch_up: float = Field(default=3600, ge=0, le=_WEEK_S)
     notify_urls: SecretStr | None = None
+    notify_attempts: int = Field(default=8, ge=1, le=100)
     history: float = Field(default=_WEEK_S, ge=3600, le=_CENTURY_S)
     max_skew: float = Field(default=60, ge=1, le=3600)
     grace: float = Field(default=20, ge=0, le=3600)

@@ -22,7 +22,7 @@ from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
 from solocron.locks.cluster import make_link
 from solocron.locks.manager import LockManager
-from solocron.notifications.channels import Channels
+from solocron.notifications.channels import Channels, Policy
 from solocron.notifications.fanout import Fanout
 from solocron.notifications.hub import Hub
 from solocron.notifications.relay import Relay
@@ -62,6 +62,7 @@ class Parts:
     fanout: Fanout
     hub: Hub
     relay: Relay
+    deliveries: Deliveries
     channels: Channels
     retention: Retention
     connections: Connections
@@ -88,9 +89,11 @@ def build(settings: Settings, clock: Clock) -> Parts:
     )  # fmt: skip
     outbox = Outbox(database)
     hub = Hub(outbox, fanout)
+    deliveries = Deliveries(database)
     channels = Channels(
-        Deliveries(database), channels_of(settings.channel_urls), owner=owner, clock=clock
-    )
+        deliveries, channels_of(settings.channel_urls), owner=owner, clock=clock,
+        policy=Policy(attempts=settings.notify_attempts),
+    )  # fmt: skip
     relay = Relay(outbox, fanout, hub, clock, committed=channels.wake)
     repository = StoreRepository(database, channels.ids)
     authenticator = _authenticator(settings)
@@ -110,6 +113,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         fanout=fanout,
         hub=hub,
         relay=relay,
+        deliveries=deliveries,
         channels=channels,
         retention=Retention(
             History(database),

@@ -89,7 +89,7 @@ async def test_what_was_sent_is_marked_though_the_database_is_away_for_a_while(
 
     async def block() -> None:
         async with other.begin() as connection:
-            await connection.execute(update(deliveries).values(owner="another"))
+            await connection.execute(update(deliveries).values(last_error="locked"))
             blocked.set()
             await asyncio.sleep(5.5)  # longer than either database lets a writer wait
 

@@ -23,7 +23,7 @@ from solocron.storage.engine import Database
 from workers import table_locked, until
 
 COMMANDS = ("serve", "migrate", "jobs", "run", "status", "locks", "unlock", "token", "demo",
-            "stores list", "stores import")  # fmt: skip
+            "deadletters", "stores list", "stores import")  # fmt: skip
 HEADER = "id,name,timezone,hours,is_open\n"
 GOOD = HEADER + "1,Mitte,Europe/Berlin,off,true\n2,Süd,Europe/Berlin,24/7,true\n"
 NOWHERE = "postgresql://u@127.0.0.1:1/none"
@@ -482,6 +482,8 @@ WRONG: list[tuple[str, str, str, str]] = [
     ("SOLOCRON_STORE_AUTO_CLOSE_TTL", "-5", "'-5'", "from 1 to 604800"),
     ("SOLOCRON_STORE_OPEN_REMINDER_TTL", "1e300", "'1e300'", "from 1 to 604800"),
     ("SOLOCRON_STORE_OPEN_REMINDER_TTL", "nan", "'nan'", "from 1 to 604800"),
+    ("SOLOCRON_HISTORY", "60", "'60'", "from 3600 to 3155760000"),
+    ("SOLOCRON_NOTIFY_ATTEMPTS", "0", "'0'", "from 1 to 100"),
     ("REDIS_URL", "http://127.0.0.1", "REDIS_URL", "redis://host:6379/0"),
     ("REDIS_PORT", "70000", "'70000'", "from 1 to 65535"),
     ("DATABASE_URL", "mysql://localhost/x", "'mysql'", "postgresql://user@host:5432/name"),

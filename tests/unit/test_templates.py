@@ -24,7 +24,7 @@ def delivery(
     type_: str = "store.closed", *, store: str = "42", zone: str = "Europe/Berlin", **data: Any
 ) -> Delivery:
     note = Notification(store, 17, type_, {"name": "Corner", **data}, NOON)
-    return Delivery("ops", 1, note, "Corner", zone, "")
+    return Delivery("ops", 1, "w", note, "Corner", zone, "")
 
 
 @pytest.mark.parametrize(

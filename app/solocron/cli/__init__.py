@@ -15,6 +15,7 @@ import sys
 
 from solocron.cli.commands import app
 from solocron.cli.console import complain
+from solocron.cli.deadletters import deadletters
 from solocron.cli.stores import stores_app
 from solocron.errors import (
     ConfigError,
@@ -24,6 +25,7 @@ from solocron.errors import (
     StorageUnavailable,
 )
 
+app.command()(deadletters)
 app.add_typer(stores_app, name="stores")
 
 

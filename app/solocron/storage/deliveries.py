@@ -3,6 +3,10 @@
 A row is written in the transaction of its notification (`outbox.append`). Each claim counts an
 attempt, and what came of it is written only while that attempt is the current one: a sender whose
 claim ended meanwhile changes nothing. Claims are judged by the database's clock.
+
+What was given up after the last attempt is a dead letter. It stays, with its error, as long as its
+notification does, and can be made to wait again. Its attempts are counted anew then: by the claim's
+owner a sender of before is told apart.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Row, and_, bindparam, func, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.storage.engine import Database, database_now
@@ -19,19 +23,35 @@ from solocron.storage.outbox import Notification, notification
 from solocron.storage.tables import deliveries, notifications, stores
 
 _MAX_ERROR = 500
+_BATCH = 500
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """A claimed delivery: the `attempt`-th of sending `notification` on `channel`, and what the
-    store's row says now."""
+    """A claimed delivery: the `attempt`-th of sending `notification` on `channel`, by `owner`, and
+    what the store's row says now."""
 
     channel: str
     attempt: int
+    owner: str
     notification: Notification
     name: str
     timezone: str
     contact: str
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A delivery that was given up at `given_up_at` (UTC epoch ms). `error` is of its last attempt,
+    without secrets."""
+
+    channel: str
+    store_id: str
+    seq: int
+    type: str
+    attempts: int
+    error: str | None
+    given_up_at: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +94,7 @@ class Deliveries:
             rows = (await connection.execute(query)).all()
             if rows:
                 await _mark_claimed(connection, rows, owner, lease_ms)
-        return [_delivery(row) for row in rows]
+        return [_delivery(row, owner[:200]) for row in rows]
 
     async def finish(
         self,
@@ -102,11 +122,43 @@ class Deliveries:
         ours = and_(
             _is(delivery.channel, note.store_id, note.seq),
             deliveries.c.attempts == delivery.attempt,
+            deliveries.c.owner == delivery.owner,
             deliveries.c.state == "sending",
         )
         async with self._database.begin() as connection:
             done = await connection.execute(update(deliveries).where(ours).values(values))
             return bool(done.rowcount)
+
+    async def dead(
+        self, *, channel: str | None = None, store_id: str | None = None, limit: int
+    ) -> list[DeadLetter]:
+        """The dead letters of the channel and the store (None: of all), newest first, at most
+        `limit`."""
+        query = (
+            select(deliveries, notifications.c.type)
+            .select_from(deliveries.join(notifications))
+            .where(_is_dead(channel, store_id))
+            .order_by(deliveries.c.finished_at.desc())
+            .limit(limit)
+        )
+        async with self._database.connect() as connection:
+            return [_dead_letter(row) for row in await connection.execute(query)]
+
+    async def revive(
+        self, *, channel: str | None = None, store_id: str | None = None, limit: int | None = None
+    ) -> int:
+        """Let the dead letters that `dead` tells of (None: no limit) be sent again, as if they had
+        never been tried; how many they were. Interrupted, it has done whole batches."""
+        async with self._database.connect() as connection:
+            begun = (await connection.execute(select(database_now()))).scalar_one()
+        which = and_(_is_dead(channel, store_id), deliveries.c.finished_at <= begun)
+        revived, size = 0, 1
+        while size and (limit is None or revived < limit):
+            most = _BATCH if limit is None else min(_BATCH, limit - revived)
+            async with self._database.begin() as connection:
+                size = await _revive(connection, which, most)
+            revived += size
+        return revived
 
     async def counts(self) -> dict[str, DeliveryStatus]:
         """The counts of each channel that has a row. Reads the whole table: for `status`."""
@@ -133,10 +185,47 @@ async def _mark_claimed(
             due_at=database_now() + lease_ms,
         )
     )  # fmt: skip
-    keys = [
+    await connection.execute(change, _keys(rows))
+
+
+async def _revive(connection: AsyncConnection, which: ColumnElement[bool], most: int) -> int:
+    query = (
+        select(deliveries.c.channel, deliveries.c.store_id, deliveries.c.seq)
+        .where(which)
+        .order_by(deliveries.c.finished_at.desc())
+        .limit(most)
+        .with_for_update(skip_locked=True)  # one that another is changing is left to that one
+    )
+    rows = (await connection.execute(query)).all()
+    change = (
+        update(deliveries)
+        .where(_is(bindparam("of_channel"), bindparam("of_store"), bindparam("of_seq")))
+        .values(state="pending", attempts=0, due_at=database_now(), finished_at=None)
+    )
+    if rows:
+        await connection.execute(change, _keys(rows))
+    return len(rows)
+
+
+def _keys(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    return [
         {"of_channel": row.channel, "of_store": row.store_id, "of_seq": row.seq} for row in rows
     ]
-    await connection.execute(change, keys)
+
+
+def _is_dead(channel: str | None, store_id: str | None) -> ColumnElement[bool]:
+    wanted = [deliveries.c.state == literal_column("'dead'")]  # as the index has it
+    if channel is not None:
+        wanted.append(deliveries.c.channel == channel)
+    if store_id is not None:
+        wanted.append(deliveries.c.store_id == store_id)
+    return and_(*wanted)
+
+
+def _dead_letter(row: Row[Any]) -> DeadLetter:
+    return DeadLetter(
+        row.channel, row.store_id, row.seq, row.type, row.attempts, row.last_error, row.finished_at
+    )
 
 
 def _is(channel: Any, store_id: Any, seq: Any) -> ColumnElement[bool]:
@@ -147,7 +236,7 @@ def _is(channel: Any, store_id: Any, seq: Any) -> ColumnElement[bool]:
     )
 
 
-def _delivery(row: Row[Any]) -> Delivery:
+def _delivery(row: Row[Any], owner: str) -> Delivery:
     return Delivery(
-        row.channel, row.attempt, notification(row), row.name, row.timezone, row.contact
+        row.channel, row.attempt, owner, notification(row), row.name, row.timezone, row.contact
     )
