@@ -90,6 +90,22 @@ async def test_each_worker_says_what_it_did_with_a_tick(redis_server: RedisServe
         }  # fmt: skip
 
 
+async def test_what_comes_while_another_entry_is_under_way_is_told_next(
+    redis_server: RedisServer,
+) -> None:
+    async with Told(redis_server.url).running() as one:
+        await until(lambda: _count(one, 1))
+        one.note(TICK, "held")
+        redis_server.pause()
+        telling = asyncio.create_task(one.board.publish())
+        await asyncio.sleep(0)  # it has taken the entry
+        one.note(TICK, "recovered")
+        redis_server.resume()
+        await telling
+        await true(lambda: not one.board.waiting)
+        assert await one.verdicts(TICK) == {one.board.worker: "recovered"}
+
+
 @pytest.mark.parametrize(
     ("expression", "keep_ms"), [("* * * * * *", 500_000), ("0 0 * * *", DAY_MS)]
 )

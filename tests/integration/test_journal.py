@@ -184,6 +184,17 @@ async def test_paused_and_without_redis_or_database(
     await nowhere.close()
 
 
+async def test_what_a_sweep_finds_is_recovered(locks: LockManager, ledger: RunLedger) -> None:
+    tick, one = latest(), Noted(locks, ledger)
+    await one.run(job(overlap="queue"), tick - 3 * MINUTE)
+    scheduler = Scheduler(
+        [job()], runner=one.runner, locks=locks, ledger=ledger, clock=SystemClock()
+    )
+    await scheduler.sweep()
+    await scheduler.stop(20)
+    assert [each.verdict for each in one.entries] == ["late", "recovered"]
+
+
 async def test_missed_ticks_have_an_entry_each(locks: LockManager, ledger: RunLedger) -> None:
     tick, one = latest(), Noted(locks, ledger)
     await one.run(job(overlap="queue"), tick - 4 * MINUTE)
