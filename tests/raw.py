@@ -37,13 +37,13 @@ class RawClient:
         self.head = ""
 
     @classmethod
-    async def connect(cls, port: int, *headers: str) -> RawClient:
+    async def connect(cls, port: int, *headers: str, path: str = "/ws") -> RawClient:
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(connection, ("127.0.0.1", port))
-        lines = ["GET /ws HTTP/1.1", f"Host: 127.0.0.1:{port}", "Upgrade: websocket",
+        lines = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Upgrade: websocket",
                  "Connection: Upgrade", "Sec-WebSocket-Version: 13",
                  "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", *headers]  # fmt: skip
         await loop.sock_sendall(connection, ("\r\n".join(lines) + "\r\n\r\n").encode())

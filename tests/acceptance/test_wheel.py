@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from solocron.web.static import TYPES
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -51,12 +53,14 @@ def test_the_wheel_and_a_host_package_called_app_are_both_imported(
     assert said.split() == ["the", "host", str(folder / "site/solocron/__init__.py"), "Solocron"]
 
 
-def test_the_wheel_brings_its_types_migrations_and_command(
+def test_the_wheel_brings_its_types_migrations_files_for_browsers_and_command(
     host: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     folder, environment = host
     site = folder / "site"
     assert (site / "solocron/py.typed").exists()
+    for name in TYPES:
+        assert (site / "solocron/web/static" / name).stat().st_size > 0
     environment = {**environment, "DATABASE_URL": f"sqlite:///{tmp_path / 'new.db'}"}
     code = "from solocron.cli import main; import sys; sys.argv[1:] = ['migrate']; main()"
     python = folder / "venv/bin/python"

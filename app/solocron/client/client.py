@@ -156,6 +156,7 @@ class Client:
                     await self._connect(self._http)
                 else:
                     await self._hear(self._ws)
+            await self._leave()  # it may have been connecting
             raise StopAsyncIteration
         except Refused:
             await self.close()
@@ -183,7 +184,7 @@ class Client:
             self._again(str(error))
         except aiohttp.ClientConnectorCertificateError as error:
             raise Refused(reconnect.LOST, str(error)) from error
-        except _FAULTS as error:
+        except (*_FAULTS, AssertionError) as error:  # aiohttp's, if cut just after the answer
             self._again(str(error) or type(error).__name__)
         else:
             self._ws, self._is_asked = ws, False
@@ -263,8 +264,8 @@ class Client:
         return None
 
     async def _lost(self, code: int, reason: str) -> None:
-        """This connection has ended. Raises Refused when another one would, too."""
-        await self._leave()
+        """This connection has ended. Raises Refused when another one would, too. All is decided
+        before it waits: that may be cancelled."""
         if code == reconnect.UNAUTHENTICATED and callable(self._token) and not self._is_denied:
             self._is_denied = True  # another one is tried, once
         elif reconnect.is_final(code):
@@ -272,6 +273,7 @@ class Client:
         if asyncio.get_running_loop().time() - self._opened_at > self._backoff.most_s:
             self._good()
         self._again(f"{code} {reason}", reconnect.hint_s(code, reason))
+        await self._leave()
 
     async def _leave(self) -> None:
         ws, self._ws = self._ws, None

@@ -14,6 +14,7 @@ from solocron.stores.model import FIELDS, ID_PATTERN, MAX_NAME, REQUIRED
 from solocron.stores.repository import MAX_PAGE
 from solocron.web.api import MAX_BODY, PAGE
 from solocron.web.events import MAX_STORES
+from solocron.web.static import TYPES
 
 _PROBLEMS = {
     400: "The request is not HTTP as it should be.",
@@ -41,7 +42,7 @@ def document() -> dict[str, Any]:
             "summary": "Stores, their notifications, and the health of the jobs.",
         },
         "security": [{"token": []}],
-        "paths": {**_stores(), **_store(), **_events(), **_others()},
+        "paths": {**_stores(), **_store(), **_events(), **_others(), **_static()},
         "components": {
             "schemas": {
                 "Store": _object(_store_fields(), optional=("contact",)),
@@ -278,4 +279,27 @@ def _others() -> dict[str, Any]:
                 "responses": _answers({101: ("The WebSocket is open.", None)}, 400, 403),
             }
         },
+    }
+
+
+def _static() -> dict[str, Any]:
+    """The files for browsers, which load them before there is a token."""
+    about = {
+        "solocron.js": "A client of /ws for browsers, an ES module.",
+        "demo.html": "A page that shows notifications by it.",
+    }
+    etag = {"type": "string", "description": "The ETag of what the client has."}
+    return {
+        f"/static/{name}": {
+            "get": {
+                "summary": about.get(name, "A part of that page."),
+                "security": [],
+                "parameters": [{"name": "If-None-Match", "in": "header", "schema": etag}],
+                "responses": {
+                    "200": {"description": "The file.", "content": {content_type: {}}},
+                    **_answers({304: ("The client has it already.", None)}, 400, 403),
+                },
+            }
+        }
+        for name, content_type in TYPES.items()
     }

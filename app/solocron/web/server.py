@@ -13,7 +13,7 @@ from aiohttp.http import HttpProcessingError
 
 from solocron.errors import ConfigError, InvalidInput, StorageUnavailable
 from solocron.stores.repository import UnknownStore
-from solocron.web import asyncapi, openapi
+from solocron.web import asyncapi, openapi, static
 from solocron.web.api import StoresApi
 from solocron.web.auth import Authenticator, Forbidden, Unauthenticated
 from solocron.web.connections import Draining
@@ -87,6 +87,7 @@ def routes(
         web.put("/api/v1/stores/{id}", guarded(stores.put)),
         web.post("/api/v1/stores/{id}/open", guarded(stores.open)),
         web.post("/api/v1/stores/{id}/close", guarded(stores.close)),
+        *(web.get(path, events.readable(guarded(each))) for path, each in static.handlers()),
     ]
 
 
@@ -99,7 +100,8 @@ def _guarded(handler: Handler, authenticator: Authenticator) -> Handler:
         except Exception as error:
             response = _answer(request, error)
         if not response.prepared:  # a WebSocket's or a stream's is
-            response.headers.update(_HEADERS)
+            for name, value in _HEADERS.items():  # a page may have its own
+                response.headers.setdefault(name, value)
         return response
 
     return guard
