@@ -27,6 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.parent.name
         if folder in ("acceptance", "faults"):
             item.add_marker(pytest.mark.xdist_group(folder))
+        if folder == "deploy":  # what a module has built serves all its tests
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 _PORTS = range(11_000, 22_000)  # below those that outgoing links take at random, which are many
