@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,17 +24,22 @@ _ROWS = (
 )  # fmt: skip
 
 
-async def bench(*args: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
+async def start(*args: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
         sys.executable, "-W", "ignore", "-m", "benchmarks.push", *args,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )  # fmt: skip
+
+
+async def bench(*args: str) -> tuple[int, str, str]:
+    process = await start(*args)
     out, err = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 
 
+@pytest.mark.timeout(300)
 async def test_a_small_run_measures_each_thing_and_compares_what_every_client_got() -> None:
     code, out, err = await bench("--clients=20", "--idle=100", "--passes=1", "--rounds=2")
     assert code == 0, err
@@ -40,6 +47,39 @@ async def test_a_small_run_measures_each_thing_and_compares_what_every_client_go
         assert row in out, out
     for aim in ("aim >= 2", "aim >= 5", "aim >= 0.9", "aim <= 1.25"):
         assert aim in out, out
+
+
+async def test_ctrl_c_ends_every_process_it_started() -> None:
+    process = await start("--clients=20", "--only=deliveries", "--passes=90000")
+    async with asyncio.timeout(60):
+        while len(served := servers(process.pid)) < 5:
+            await asyncio.sleep(0.05)
+    started = descendants(process.pid)
+    assert set(served) < set(started)
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+    assert process.returncode == 130
+    async with asyncio.timeout(20):
+        while any(map(is_there, started)):
+            await asyncio.sleep(0.05)
+
+
+def is_there(pid: int) -> bool:
+    return Path(f"/proc/{pid}/cmdline").exists()
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that this one started, and those that they did."""
+    found = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    return found + [each for child in found for each in descendants(child)]
+
+
+def servers(pid: int) -> list[int]:
+    """The benchmark's servers among them."""
+    return [
+        each for each in descendants(pid)
+        if b"benchmarks.push.server" in Path(f"/proc/{each}/cmdline").read_bytes()
+    ]  # fmt: skip
 
 
 async def test_help_says_what_is_measured_and_a_wrong_number_what_to_give() -> None:

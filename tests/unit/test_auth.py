@@ -44,11 +44,11 @@ def authenticator() -> Authenticator:
 
 def test_a_good_token_is_let_in(authenticator: Authenticator) -> None:
     principal = authenticator.authenticate(signed(claims()))
-    assert principal.stores == {"1"} and principal.may("jobs:run")
+    assert set(principal.stores) == {"1"} and principal.may("jobs:run")
     listed = authenticator.authenticate(signed(claims(scope=["notifications:read"], exp=FAR + 0.5)))
     assert listed.may("notifications:read") and not listed.may("stores:write")
     assert authenticator.authenticate(signed(claims(stores="*"))).stores is None
-    assert authenticator.authenticate(signed(claims(stores=["*"]))).stores == {"*"}
+    assert set(authenticator.authenticate(signed(claims(stores=["*"]))).stores) == {"*"}
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_keys_of_no_use_here_are_left_out(tmp_path: Path) -> None:
     )
     for key, kid, algorithm in ((RSA, "r", "RS256"), (EC, "e", "ES256")):
         token = jwt.encode(GOOD, key, algorithm=algorithm, headers={"kid": kid})
-        assert authenticator.authenticate(token).stores == {"1"}
+        assert set(authenticator.authenticate(token).stores) == {"1"}
     for kid in ("enc", "ps", "odd", "small", "broken", "n", "7", "e"):
         token = jwt.encode(GOOD, RSA, algorithm="RS256", headers={"kid": kid})
         with pytest.raises(Unauthenticated):

@@ -60,7 +60,7 @@ class Subscribed(TypedDict):
     stores: dict[str, Position]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Topic:
     """One watched store. `held` are live messages that a client cannot take yet, the newest ones
     when there are many; `joining` counts subscriptions under way."""

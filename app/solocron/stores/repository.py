@@ -10,7 +10,7 @@ turns over twice a day, and a planner that believes yesterday's count would walk
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,7 +58,7 @@ class StoreRepository:
         after: str | None = None,
         limit: int = 100,
         is_open: bool | None = None,
-        ids: frozenset[str] | None = None,
+        ids: Collection[str] | None = None,
     ) -> list[Store]:
         """Up to `limit` (at most 1,000) stores by id, those past `after` and among `ids` (None:
         all); the rest follow the last. Raises InvalidInput for another limit.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -25,6 +25,7 @@ SCOPES = ("notifications:read", "stores:write", "jobs:run", "metrics:read", "adm
 MIN_SECRET = 32
 MAX_TOKEN = 64 * 1024
 _MAX_STORES = 10_000
+_FEW_STORES = 8  # of which a tuple is as fast as a set, and 200 bytes less for each connection
 _MAX_JWKS = 256 * 1024
 _LEEWAY_S = 5
 _MAX_TIME_S = 2**53
@@ -39,14 +40,15 @@ class Forbidden(SolocronError):
     """The token is good but does not allow this."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. `stores` is None for all of them; `expires_at` is UTC epoch s (None: never);
-    `token` is a digest that tells tokens apart, '' where none was asked for."""
+    """Who asks. `stores` is None for all of them; `scopes` are those known here; `expires_at` is
+    UTC epoch s (None: never); `token` is a digest that tells tokens apart, '' where none was asked
+    for."""
 
     subject: str
-    stores: frozenset[str] | None
-    scopes: frozenset[str]
+    stores: Collection[str] | None
+    scopes: tuple[str, ...]
     expires_at: float | None = None
     token: str = ""
 
@@ -69,7 +71,7 @@ class Principal:
             raise Forbidden(f"this token is not for store {store_id[:64]!r}")
 
 
-ANYBODY = Principal("anybody", None, frozenset(SCOPES))
+ANYBODY = Principal("anybody", None, SCOPES)
 
 
 class Authenticator:
@@ -192,7 +194,7 @@ def _is_number(value: object) -> bool:
     return abs(value) < _MAX_TIME_S  # which NaN is not
 
 
-def _stores(claims: Mapping[str, Any]) -> frozenset[str] | None:
+def _stores(claims: Mapping[str, Any]) -> Collection[str] | None:
     stores = claims.get("stores", [])
     if stores == "*":
         return None
@@ -200,16 +202,15 @@ def _stores(claims: Mapping[str, Any]) -> frozenset[str] | None:
         raise Unauthenticated(
             f"the token is refused: stores must be '*' or a list of up to {_MAX_STORES} strings"
         )
-    return frozenset(stores)
+    return tuple(stores) if len(stores) <= _FEW_STORES else frozenset(stores)
 
 
-def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
+def _scopes(claims: Mapping[str, Any]) -> tuple[str, ...]:
     scope = claims.get("scope", "")
-    if isinstance(scope, str):
-        return frozenset(scope.split())
-    if not _is_strings(scope):
+    given = scope.split() if isinstance(scope, str) else scope
+    if not _is_strings(given):
         raise Unauthenticated("the token is refused: scope must be a string or a list of strings")
-    return frozenset(scope)
+    return tuple(each for each in SCOPES if each in given)
 
 
 def _is_strings(value: object) -> TypeGuard[list[str]]:

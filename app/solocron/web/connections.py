@@ -6,8 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Protocol
 
 from solocron.notifications.client import Turn
@@ -41,6 +40,45 @@ class Draining(Exception):
     """This server lets nobody in any more."""
 
 
+class Ends:
+    """Ends connections with their tokens: by one timer for all of them, which would cost 500 bytes
+    for each."""
+
+    def __init__(self) -> None:
+        self._at: dict[Connection, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+
+    def set(self, connection: Connection, seconds: float | None) -> None:
+        """Have it end with its token, which is good for so many s (None: for ever)."""
+        self._at.pop(connection, None)
+        if seconds is not None:
+            at = self._at[connection] = asyncio.get_running_loop().time() + seconds
+            if self._timer is None or at < self._due:
+                self._wait(at)
+
+    def forget(self, connection: Connection) -> None:
+        """It has ended."""
+        self._at.pop(connection, None)
+        if not self._at and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wait(self, until: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = until
+        self._timer = asyncio.get_running_loop().call_at(until, self._end)
+
+    def _end(self) -> None:
+        self._timer = None
+        for connection in [each for each, at in self._at.items() if at <= self._due]:
+            del self._at[connection]
+            connection.close(UNAUTHENTICATED, "the token has expired")
+        if self._at:
+            self._wait(min(self._at.values()))
+
+
 class Connections:
     """At most `limit` connections, and so many of one token and of one address (0: no limit)."""
 
@@ -51,7 +89,8 @@ class Connections:
             per_address, of="address", setting="SOLOCRON_MAX_CONNECTIONS_PER_ADDRESS"
         )
         self.turn = Turn()
-        self._open: set[Connection] = set()
+        self.ends = Ends()
+        self._open: dict[Connection, str] = {}  # to the address it is counted for
         self._none_open = asyncio.Event()
         self._draining = False
 
@@ -72,19 +111,17 @@ class Connections:
         if len(self._open) >= self._limit:
             raise Full("this server has too many connections: reconnect later")
 
-    @contextmanager
-    def admitted(self, connection: Connection, address: str) -> Iterator[None]:
-        """Count it as open within the block. Raises Full."""
+    def admit(self, connection: Connection, address: str) -> None:
+        """Count it as open until it leaves. Raises Full."""
         self._of_address.take(address)
-        self._open.add(connection)
+        self._open[connection] = address
         self._none_open.clear()
-        try:
-            yield
-        finally:
-            self._of_address.leave(address)
-            self._open.discard(connection)
-            if not self._open:
-                self._none_open.set()
+
+    def leave(self, connection: Connection) -> None:
+        """It is open no more."""
+        self._of_address.leave(self._open.pop(connection))
+        if not self._open:
+            self._none_open.set()
 
     def accept(self) -> None:
         """Let clients in, again after a drain."""
@@ -104,15 +141,6 @@ class Connections:
                         await self._none_open.wait()
             for connection in self._open:
                 connection.drop()
-
-
-def close_in(connection: Connection, seconds: float | None) -> asyncio.TimerHandle | None:
-    """Have the connection end with its token, which is good for so many s (None: for ever)."""
-    if seconds is None:
-        return None
-    return asyncio.get_running_loop().call_later(
-        seconds, connection.close, UNAUTHENTICATED, "the token has expired"
-    )
 
 
 async def flushed(transport: asyncio.Transport) -> None:

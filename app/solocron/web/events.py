@@ -27,7 +27,7 @@ from solocron.notifications.client import Client, Message, Receiver, Turn
 from solocron.notifications.hub import Hub
 from solocron.stores.repository import UnknownStore
 from solocron.web.auth import Authenticator
-from solocron.web.connections import GOING_AWAY, Connections, close_in, flushed
+from solocron.web.connections import GOING_AWAY, Connections, flushed
 from solocron.web.frames import MAX_SEQ, is_topic
 from solocron.web.guard import address, bearer, check_origin, cors, quoted
 
@@ -81,9 +81,10 @@ class Events:
         transport = request.transport
         if transport is None:
             return web.Response()  # nobody is there to get it
-        stream = Stream(request, transport, self._connections.turn, self._hub, self._heartbeat_s)
+        stream = Stream(request, transport, self._connections, self._hub, self._heartbeat_s)
         seats = self._connections.of_token
-        with self._connections.admitted(stream, address(request)):
+        self._connections.admit(stream, address(request))
+        try:
             seats.take(principal.token)
             try:
                 for each in await self._hub.unknown(wanted):
@@ -92,6 +93,8 @@ class Events:
                 return await stream.serve(wanted, cors(request, self._origins), left)
             finally:
                 seats.leave(principal.token)
+        finally:
+            self._connections.leave(stream)
 
     async def preflight(self, request: web.Request) -> web.Response:
         """What a browser asks before a page of another origin may send a token."""
@@ -117,16 +120,17 @@ class Stream:
     kind = "event-stream"
 
     def __init__(
-        self, request: web.Request, transport: asyncio.Transport, turn: Turn, hub: Hub,
-        heartbeat_s: float,
+        self, request: web.Request, transport: asyncio.Transport, connections: Connections,
+        hub: Hub, heartbeat_s: float,
     ) -> None:  # fmt: skip
         self._request = request
         self._transport = transport
+        self._ends = connections.ends
         self._hub = hub
         self._heartbeat_s = heartbeat_s
         self._chunked = request.version >= HttpVersion11
         self._client = EventClient(
-            transport, turn, hub.positions, chunked=self._chunked, on_slow=self._end
+            transport, connections.turn, hub.positions, chunked=self._chunked, on_slow=self._end
         )
         self._interrupt: asyncio.Timeout | None = None
         self._is_ended = False
@@ -145,7 +149,7 @@ class Stream:
             await response.prepare(self._request)
         except ConnectionError:
             return response
-        timer = close_in(self, expires_in)
+        self._ends.set(self, expires_in)
         try:
             await self._follow(wanted)
         except Exception as error:  # none may become a second answer in the middle of this one
@@ -153,9 +157,9 @@ class Stream:
                 log.exception("an event stream failed")
             self._end(b"")
         finally:
-            for each in (timer, self._beat):
-                if each is not None:
-                    each.cancel()
+            self._ends.forget(self)
+            if self._beat is not None:
+                self._beat.cancel()
             await self._hub.remove(self._client)
         await self._part(response)
         return response

@@ -137,8 +137,17 @@ def _problem_of(error: web.HTTPException) -> web.Response:
 
 
 @web.middleware
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """For a server of our own: an unknown path or method, too, is answered as a problem."""
+def problems(request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
+    """For a server of our own: an unknown path or method, too, is answered as a problem.
+
+    It waits for no known one: that would keep a frame for each WebSocket.
+    """
+    if request.match_info.http_exception is None:
+        return handler(request)
+    return _unknown(request, handler)
+
+
+async def _unknown(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except web.HTTPException as error:
@@ -227,8 +236,8 @@ class WebServer:
         protocol.force_close()  # does nothing to one that is gone
 
     @web.middleware
-    async def _has_asked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    def _has_asked(self, request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
         timer = self._waiting.pop(request.protocol, None)
         if timer is not None:
             timer.cancel()
-        return await handler(request)
+        return handler(request)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from aiohttp import WSMsgType, web
 
 from solocron.errors import InvalidInput, StorageUnavailable
-from solocron.notifications.client import Client, Turn
+from solocron.notifications.client import Client
 from solocron.notifications.hub import Hub
 from solocron.web import frames
 from solocron.web.auth import Authenticator, Principal, Unauthenticated
@@ -26,11 +26,10 @@ from solocron.web.connections import (
     UNAUTHENTICATED,
     Connections,
     Draining,
-    close_in,
     flushed,
 )
 from solocron.web.guard import address, bearer, check_origin, quoted
-from solocron.web.seats import Full, Seats
+from solocron.web.seats import Full
 
 log = logging.getLogger("solocron.web")
 
@@ -67,7 +66,6 @@ class Sockets:
             protocols=(PROTOCOL,), heartbeat=self._heartbeat_s, compress=False,
             max_msg_size=MAX_FRAME, timeout=_CLOSE_WITHIN_S,
         )  # fmt: skip
-        header = bearer(request)
         try:
             await ws.prepare(request)
         except ConnectionError:
@@ -78,11 +76,13 @@ class Sockets:
         try:
             self._connections.check()
             socket = Socket(
-                ws, transport, self._connections.turn, self._hub, self._authenticator,
-                self._connections.of_token,
+                ws, transport, self._connections, self._hub, self._authenticator, bearer(request),
             )  # fmt: skip
-            with self._connections.admitted(socket, address(request)):
-                await socket.serve(header)
+            self._connections.admit(socket, address(request))
+            try:
+                await socket.serve()
+            finally:
+                self._connections.leave(socket)
         except Draining as draining:
             await part(ws, transport, GOING_AWAY, str(draining), _TURN_AWAY_WITHIN_S)
         except Full as full:
@@ -99,11 +99,17 @@ class _Refused(Exception):
 
 
 class Socket:
-    """One connection: what its client may see, and the frames it sends.
+    """One connection: what its client may see, and the frames it sends. `token` is that of its
+    request; as there are thousands of connections, none keeps what it needs no more.
 
     All of it happens in the task that called `serve`: `close` interrupts what that task waits for,
     so that one task only reads, and sends the close frame.
     """
+
+    __slots__ = (
+        "_authenticator", "_bad_frames", "_client", "_connections", "_ending", "_hub", "_interrupt",
+        "_seat", "_token", "_transport", "_ws",
+    )  # fmt: skip
 
     kind = "websocket"
 
@@ -111,28 +117,28 @@ class Socket:
         self,
         ws: web.WebSocketResponse,
         transport: asyncio.Transport,
-        turn: Turn,
+        connections: Connections,
         hub: Hub,
         authenticator: Authenticator,
-        seats: Seats,
+        token: str | None,
     ) -> None:
         self._ws = ws
         self._transport = transport
+        self._connections = connections
         self._hub = hub
         self._authenticator = authenticator
-        self._seats = seats
-        self._client = Client(transport, turn, on_slow=self._slow)
+        self._token = token
+        self._client = Client(transport, connections.turn, on_slow=self._slow)
         self._interrupt: asyncio.Timeout | None = None
         self._ending: tuple[int, str] | None = None
         self._bad_frames = 0
         self._seat = ""
-        self._expiry: asyncio.TimerHandle | None = None
 
-    async def serve(self, header: str | None) -> None:
+    async def serve(self) -> None:
         """Authenticate, then answer frames until the client or the server closes."""
         try:
             async with asyncio.timeout(None) as self._interrupt:
-                await self._frames(await self._authenticate(header))
+                await self._frames(await self._authenticate())
         except _Refused as refused:
             self._ending = self._ending or (refused.code, str(refused))
         except Full as full:
@@ -143,9 +149,8 @@ class Socket:
                 self._ending = self._ending or (INTERNAL, "see the server's log")
         finally:
             self._interrupt = None
-            if self._expiry is not None:
-                self._expiry.cancel()
-            self._seats.leave(self._seat)
+            self._connections.ends.forget(self)
+            self._connections.of_token.leave(self._seat)
             await self._hub.remove(self._client)
         if self._ws.exception() is not None:  # gone, or silent: it takes nothing more
             self.drop()
@@ -165,9 +170,10 @@ class Socket:
         """Cut the connection."""
         self._transport.abort()
 
-    async def _authenticate(self, header: str | None) -> Principal:
-        if header is not None or self._authenticator.is_open:
-            return self._admit(header)
+    async def _authenticate(self) -> Principal:
+        token, self._token = self._token, None
+        if token is not None or self._authenticator.is_open:
+            return self._admit(token)
         try:
             async with asyncio.timeout(_AUTHENTICATE_WITHIN_S):
                 message = await self._ws.receive()
@@ -196,13 +202,12 @@ class Socket:
             raise _Refused(UNAUTHENTICATED, str(error)) from None
         if not principal.may("notifications:read"):
             raise _Refused(FORBIDDEN, "this needs a token with scope 'notifications:read'")
-        self._seats.leave(self._seat)
+        seats = self._connections.of_token
+        seats.leave(self._seat)
         self._seat = ""
-        self._seats.take(principal.token)
+        seats.take(principal.token)
         self._seat = principal.token
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry = close_in(self, self._authenticator.seconds_left(principal))
+        self._connections.ends.set(self, self._authenticator.seconds_left(principal))
         return principal
 
     def _authenticated(self, principal: Principal) -> None:
@@ -235,6 +240,7 @@ class Socket:
                 self._bad_frames += 1
                 if self._bad_frames >= _MAX_BAD_FRAMES:
                     raise _Refused(POLICY, f"{_MAX_BAD_FRAMES} frames could not be used") from None
+            del message  # the next one may be hours away
 
     async def _frame(self, principal: Principal, frame: Mapping[str, Any]) -> Principal:
         """Answer one frame; who the client is from now on."""

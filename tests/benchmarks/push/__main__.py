@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,8 +22,9 @@ _DESCRIPTION = """\
 Measures how fast notifications go to WebSocket clients, and what clients cost: the whole service on
 a real Redis and PostgreSQL, beside aiohttp's send_str, websockets.broadcast and picows. Every
 server is a process of its own on uvloop; the clients are bare sockets in this one, and what each of
-them gets is compared byte for byte. The ways take turns, so the ratios hold on a busy machine;
-rates do not.
+them gets is compared byte for byte. `write(2)` is no server: one system call for each message and
+client and no work besides, so in singles nothing can be faster. The ways take
+turns, so the ratios hold on a busy machine; rates do not.
 
   deliveries   each round, every client gets one message, or ten of them, and all have them before
                the next round
@@ -32,7 +34,7 @@ rates do not.
   stalled      the other clients' p99 while one in a hundred reads nothing
 
 Exit code: 0 when all was measured, whatever came of it; 1 when a client did not get just what it
-must get, or something could not be measured; 130 after Ctrl-C, which prints what there is."""
+must get, or something could not be measured; 130 after Ctrl-C, which prints what was done."""
 
 _LEAST = 10  # clients
 _PIPE_WIDTH = 150
@@ -140,6 +142,7 @@ class Benchmark:
 def main(arguments: Sequence[str]) -> int:
     """Measure and print; the exit code."""
     options, code = parse(arguments), 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     found = Findings(options.clients, options.idle)
     columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
@@ -155,7 +158,7 @@ def main(arguments: Sequence[str]) -> int:
     except SwarmError as error:
         print(f"bench-push: {error}", file=sys.stderr)
         code = 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # SIGTERM, too
         code = 130
     if found.rows():
         console.print(found.table())

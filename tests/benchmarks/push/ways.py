@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import picows
 import websockets
@@ -13,10 +15,15 @@ from aiohttp import web
 from websockets.asyncio.server import ServerConnection
 
 from benchmarks.push.world import EVERYBODY, missed
+from solocron.notifications.client import text_frame
 from solocron.service import Solocron
 from solocron.settings import load
 
 _BACKLOG = 1024
+_UPGRADED = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: ICX+Yqv66kxgM0FcWaLWlFLwTAI=\r\n\r\n"
+)
 _PROTOCOL = "solocron.v1"
 
 
@@ -184,6 +191,53 @@ class Picows:
                 transport.send(picows.WSMsgType.TEXT, message)
 
 
+class Kernel:
+    """The frame is made once, and each socket written to without a library in between: what one
+    write to each client costs at least. It could serve nobody, as it drops what a kernel does not
+    take at once."""
+
+    def __init__(self) -> None:
+        self._sockets: set[int] = set()
+
+    @property
+    def clients(self) -> int:
+        return len(self._sockets)
+
+    @property
+    def pending(self) -> int:
+        return 0
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[int]:
+        sockets = self._sockets
+
+        class Accepting(asyncio.Protocol):
+            def connection_made(self, transport: Any) -> None:
+                self._transport = transport
+
+            def data_received(self, data: bytes) -> None:  # the handshake, and nothing after it
+                self._transport.write(_UPGRADED)
+                self._number = self._transport.get_extra_info("socket").fileno()
+                sockets.add(self._number)
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                sockets.discard(self._number)
+
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Accepting, "127.0.0.1", 0, backlog=_BACKLOG)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+
+    async def send(self, first: int, messages: Sequence[bytes]) -> None:
+        for message in messages:
+            frame = text_frame(message)
+            for number in self._sockets:
+                os.write(number, frame)
+
+
 WAYS: dict[str, Callable[[], Way]] = {
     "solocron": Product, "aiohttp": Aiohttp, "websockets": Websockets, "picows": Picows,
+    "write(2)": Kernel,
 }  # fmt: skip
