@@ -264,6 +264,17 @@ async def waiting_for_locks(url: str) -> int:
     return int(found)
 
 
+async def test_a_page_of_the_history_is_paced_though_it_is_more_than_may_wait_for_a_client(
+    one: Server, commit: Commit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "_PACE_BYTES", 10_000)
+    await commit("a", 900)
+    peer = Peer(max_pending=50_000)
+    await one.hub.subscribe(peer.client, {"a": 0})
+    await peer.has("a", list(range(1, 901)))
+    assert not peer.client.is_closed
+
+
 @pytest.mark.parametrize("stalled", [True, False])
 async def test_who_is_gone_is_read_no_more_of_the_history_for(
     one: Server, commit: Commit, monkeypatch: pytest.MonkeyPatch, stalled: bool

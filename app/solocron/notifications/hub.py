@@ -295,7 +295,7 @@ class Hub:
 
         With `only`, what that one client is missing, and no faster than it takes it.
         """
-        more = True
+        more, unpaced = True, 0
         while more and (asked := self._positions(store_ids, only)):
             heard = {each: dict(self._topics[each].held) for each in asked}
             heads, rows = await self._outbox.since(asked, _PAGE)
@@ -305,14 +305,16 @@ class Hub:
                 if topic is not None:
                     if seq > asked[store_id] + 1:
                         self._skip(store_id, topic, seq - 1)
-                    self._send(topic, message_of(store_id, seq, cloud_event(row)))
+                    self._send(topic, message := message_of(store_id, seq, cloud_event(row)))
+                    unpaced += len(message.frame)
                 asked[store_id] = seq
+                if only is not None and unpaced > _PACE_BYTES:
+                    await self._paced(only)
+                    unpaced = 0
             more = len(rows) >= _PAGE
             if not more:
                 for store_id, reached in asked.items():
                     self._settle(store_id, reached, heads.get(store_id, 0), heard[store_id])
-            elif only is not None:
-                await self._paced(only)
 
     def _positions(self, store_ids: Iterable[str], only: Receiver | None) -> dict[str, int]:
         """The position of the slowest client of each store."""
@@ -354,7 +356,7 @@ class Hub:
                 client.tell(subscribed({store_id: {"seq": seq, "recovered": False}}))
 
     async def _paced(self, client: Receiver) -> None:
-        """Let the client take what it was sent before the next page, for at most 30 s."""
+        """Let the client take what it was sent before it is sent more, for at most 30 s."""
         for _ in range(int(_DRAIN_S / _DRAIN_POLL_S)):
             if client.is_closed or client.pending < _PACE_BYTES:
                 return
