@@ -24,7 +24,7 @@ from solocron.web.dashboard import Dashboard
 from solocron.web.guard import is_loopback
 from solocron.web.server import WebServer, problems, routes
 from solocron.web.status import overview
-from solocron.wiring import build, metrics_of, policies, store_jobs
+from solocron.wiring import build, metrics_of, operations_of, policies, store_jobs
 
 log = logging.getLogger("solocron")
 
@@ -289,9 +289,11 @@ class Solocron:
             authenticator=parts.authenticator, clock=parts.clock, state=self.status,
             statistics=parts.locks.statistics.snapshot, alarms=parts.runner.alarm.raised,
         )  # fmt: skip
+        operations = operations_of(self.settings, parts, self._jobs, lambda: self._scheduler)
         return routes(
             authenticator=parts.authenticator, sockets=parts.sockets, events=parts.events,
-            stores=parts.api, dashboard=dashboard, metrics=self._metrics, readiness=self.readiness,
+            stores=parts.api, operations=operations, dashboard=dashboard, metrics=self._metrics,
+            readiness=self.readiness,
         )  # fmt: skip
 
     def attach(self, app: web.Application) -> None:

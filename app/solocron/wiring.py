@@ -33,6 +33,7 @@ from solocron.storage.deliveries import Deliveries
 from solocron.storage.engine import Database
 from solocron.storage.history import History
 from solocron.storage.outbox import Outbox
+from solocron.storage.past import Past
 from solocron.storage.runs import RunLedger
 from solocron.stores.auto_close import AutoClose
 from solocron.stores.open_reminder import OpenReminder
@@ -43,7 +44,9 @@ from solocron.web.api import StoresApi
 from solocron.web.auth import Authenticator
 from solocron.web.connections import Connections
 from solocron.web.events import Events
+from solocron.web.fleet import Alert, Fleet
 from solocron.web.metrics import Metrics
+from solocron.web.operations import Operations
 from solocron.web.socket import Sockets
 from solocron.web.sources import Sources
 
@@ -169,6 +172,28 @@ def metrics_of(
         build=(__version__, platform.python_version()),
     )  # fmt: skip
     return Metrics(sources, parts.authenticator)
+
+
+def operations_of(
+    settings: Settings, parts: Parts, jobs: Mapping[str, Job],
+    scheduler: Callable[[], Scheduler | None],
+) -> Operations:  # fmt: skip
+    """What operators see and do, of a service with these parts."""
+
+    def alerts() -> list[Alert]:
+        raised = sorted(parts.runner.alarm.raised)
+        why = "it fails to get its lock again and again"
+        return [{"alert": "lock-unavailable", "job": job, "detail": why} for job in raised]
+
+    fleet = Fleet(
+        jobs=jobs, locks=parts.locks, past=Past(parts.database), board=parts.board,
+        channels=parts.channels, repository=parts.repository, clock=parts.clock,
+        sweep_s=settings.sweep, alerts=alerts,
+    )  # fmt: skip
+    return Operations(
+        fleet, jobs=jobs, locks=parts.locks, scheduler=scheduler,
+        authenticator=parts.authenticator, origins=settings.allowed_origins,
+    )  # fmt: skip
 
 
 def _authenticator(settings: Settings) -> Authenticator:

@@ -129,6 +129,10 @@ class Board:
         """How many entries Redis has not been told of."""
         return len(self._waiting)
 
+    def presence(self) -> Presence | None:
+        """This worker as it is now; None when it does not run."""
+        return None if self._state is None else read_presence(self.worker, self._presence())
+
     def _take(self, entry: Entry) -> None:
         place = (entry.job, entry.tick)
         self._waiting.pop(place, None)

@@ -14,7 +14,8 @@ from solocron.locks.keys import check_ttl
 
 Body = Callable[[Run], Awaitable[Mapping[str, int] | None]]
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+NAME_PATTERN = "[a-z0-9][a-z0-9._-]{0,99}"
+_NAME = re.compile(NAME_PATTERN)
 
 
 @dataclass(frozen=True, kw_only=True)

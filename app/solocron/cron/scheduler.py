@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
+from typing import Any
 
 from solocron.clock import Clock
 from solocron.cron.job import Job
+from solocron.cron.manual import ManualRun
 from solocron.cron.outcome import Outcome
 from solocron.cron.runner import Runner
 from solocron.cron.sweep import decide, is_free, is_missed
@@ -91,11 +93,29 @@ class Scheduler:
         if not is_missed(job, tick, self._clock.now_ms()):  # else the sweep says so
             self._try(job, tick)
 
+    def run_now(self, job: Job) -> ManualRun | None:
+        """Run a job beside its schedule; None unless this scheduler is running. It is skipped as
+        held while the job is tried or run here."""
+        if self._sweeper is None:
+            return None
+        run = ManualRun(job, int(self._clock.now_ms()))
+        if self._is_running(job):
+            run.settle(Outcome("skipped", "held", detail="this server runs it"))
+            return run
+        task = self._own(job, run.tick, self._runner.run_tick(run.job, run.tick, origin="manual"))
+        task.add_done_callback(run.ended)
+        return run
+
     def _try(self, job: Job, tick: int, origin: str = "schedule") -> None:
-        work = self._runner.run_tick(job, tick, origin=origin)
+        self._own(job, tick, self._runner.run_tick(job, tick, origin=origin))
+
+    def _own(
+        self, job: Job, tick: int, work: Coroutine[Any, Any, Outcome]
+    ) -> asyncio.Task[Outcome]:
         task = asyncio.create_task(work, name=f"{job.name}@{tick}")
         self._running[task] = job
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[Outcome]) -> None:
         job = self._running.pop(task)

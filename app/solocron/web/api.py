@@ -44,7 +44,7 @@ class StoresApi:
         """`?limit=100&after=<id>&open=true`: by id; `next` is the `after` of what follows."""
         principal = self._reader(request)
         contact = principal.may("stores:write")
-        limit = _whole(request.query.get("limit", str(PAGE)), "limit", MAX_PAGE)
+        limit = whole(request.query.get("limit", str(PAGE)), "limit", MAX_PAGE)
         stores = await self._repository.page(
             after=_after(request.query.get("after")),
             limit=limit,
@@ -66,7 +66,7 @@ class StoresApi:
         """Create (201) or change (200) a store; whether it is open stays as it is."""
         store_id = request.match_info["id"]
         self._writer(request, store_id)
-        fields = await _json(request)
+        fields = await json_of(request)
         if fields.setdefault("id", store_id) != store_id:
             raise InvalidInput(f"id {quoted(fields['id'])} is not the {store_id!r} of the path")
         if "is_open" in fields:
@@ -124,7 +124,8 @@ def _body(store: Store, contact: bool) -> dict[str, Any]:
     return {**body, "contact": store.contact} if contact else body
 
 
-async def _json(request: web.Request) -> dict[str, Any]:
+async def json_of(request: web.Request) -> dict[str, Any]:
+    """The object in the request's body, of at most MAX_BODY bytes. Raises InvalidInput."""
     body = bytearray()
     try:
         async with asyncio.timeout(_BODY_WITHIN_S):
@@ -143,7 +144,8 @@ async def _json(request: web.Request) -> dict[str, Any]:
     return fields
 
 
-def _whole(text: str, name: str, most: int) -> int:
+def whole(text: str, name: str, most: int) -> int:
+    """A parameter that is a whole number from 1 to `most`. Raises InvalidInput."""
     if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= most:
         raise InvalidInput(f"{name} is {text[:40]!r}: give a whole number from 1 to {most}")
     return int(text)

@@ -30,6 +30,24 @@ def basic_password(request: web.Request) -> str | None:
         return None
 
 
+def own_page_token(request: web.Request) -> str | None:
+    """The token of the Authorization header: the bearer's, or the password of basic authentication.
+
+    A browser sends that password along whichever page asks. So with it only a page of this very
+    host, and none of another allowed origin, may do more than read; a WebSocket counts as more.
+    Raises Forbidden.
+    """
+    password = basic_password(request)
+    if password is None:
+        return bearer(request)
+    if request.method not in ("GET", "HEAD") or "Upgrade" in request.headers:
+        if "Origin" not in request.headers:
+            raise Forbidden("with basic authentication only a page of this host may do this: send "
+                            "Authorization: Bearer <token>")  # fmt: skip
+        check_origin(request, frozenset())
+    return password
+
+
 def check_origin(request: web.Request, allowed: frozenset[str]) -> None:
     """A browser's page may come from this host or an allowed origin. Raises Forbidden.
 

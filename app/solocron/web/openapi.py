@@ -5,31 +5,17 @@ Names and limits come from the code that keeps to them, so that they cannot diff
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from solocron.notifications.contact import MAX_CONTACT
 from solocron.stores.hours import COUNTRY_PATTERN, MAX_HOURS_BYTES, MAX_ZONE
 from solocron.stores.model import FIELDS, ID_PATTERN, MAX_NAME, REQUIRED
 from solocron.stores.repository import MAX_PAGE
-from solocron.web.api import MAX_BODY, PAGE
+from solocron.web import operations_openapi
+from solocron.web.api import PAGE
 from solocron.web.events import MAX_STORES
+from solocron.web.schemas import GUARDED, Schema, answers, query, record, ref
 from solocron.web.static import TYPES
-
-_PROBLEMS = {
-    400: "The request is not HTTP as it should be.",
-    401: "There is no token, or it is refused.",
-    403: "The token does not allow this, or a page of this origin may not ask.",
-    404: "There is no such store.",
-    408: "The body did not come in time.",
-    413: f"The body is over {MAX_BODY} bytes.",
-    422: "A value is wrong: `detail` names it and the remedy.",
-    429: "There are too many connections, of the token, the address or in all.",
-    503: "The database is not reachable, or the server is going away; try again later.",
-}
-_GUARDED = (400, 401, 403)
-
-Schema = dict[str, Any]
 
 
 def document() -> dict[str, Any]:
@@ -42,18 +28,26 @@ def document() -> dict[str, Any]:
             "summary": "Stores, their notifications, and the health of the jobs.",
         },
         "security": [{"token": []}],
-        "paths": {**_stores(), **_store(), **_events(), **_others(), **_static()},
+        "paths": {
+            **_stores(),
+            **_store(),
+            **_events(),
+            **_others(),
+            **_static(),
+            **operations_openapi.paths(),
+        },
         "components": {
             "schemas": {
-                "Store": _object(_store_fields(), optional=("contact",)),
-                "StoreInput": _object(_input_fields(), optional=("id", "country", "contact")),
-                "Stores": _object(
+                "Store": record(_store_fields(), optional=("contact",)),
+                "StoreInput": record(_input_fields(), optional=("id", "country", "contact")),
+                "Stores": record(
                     {
-                        "stores": {"type": "array", "maxItems": MAX_PAGE, "items": _ref("Store")},
+                        "stores": {"type": "array", "maxItems": MAX_PAGE, "items": ref("Store")},
                         "next": {**_ID, "type": ["string", "null"]},
                     }
                 ),
-                "Problem": _object(
+                **operations_openapi.schemas(),
+                "Problem": record(
                     {
                         "type": {"type": "string"},
                         "status": {"type": "integer"},
@@ -107,38 +101,7 @@ def _store_fields() -> dict[str, Schema]:
     }
 
 
-def _object(fields: dict[str, Schema], optional: tuple[str, ...] = ()) -> Schema:
-    return {
-        "type": "object",
-        "properties": fields,
-        "required": [each for each in fields if each not in optional],
-        "additionalProperties": False,
-    }
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
 # -- operations --------------------------------------------------------------------------------
-
-
-def _answers(good: Mapping[int, tuple[str, Schema | None]], *problems: int) -> dict[str, Any]:
-    """Responses by status: the good ones with a description and a JSON schema, then problems."""
-    answers: dict[str, Any] = {}
-    for status, (text, schema) in good.items():
-        content = {} if schema is None else {"application/json": {"schema": schema}}
-        answers[str(status)] = {"description": text, **({"content": content} if content else {})}
-    for status in problems:
-        answers[str(status)] = {
-            "description": _PROBLEMS[status],
-            "content": {"application/problem+json": {"schema": _ref("Problem")}},
-        }
-    return answers
-
-
-def _query(name: str, schema: Schema, text: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "schema": schema, "description": text}
 
 
 def _stores() -> dict[str, Any]:
@@ -148,11 +111,11 @@ def _stores() -> dict[str, Any]:
             "get": {
                 "summary": "The stores the token is for, by id.",
                 "parameters": [
-                    _query("limit", whole, "At most so many."),
-                    _query("after", _ID, "Only ids after this one: the `next` of the page before."),
-                    _query("open", {"type": "boolean"}, "Only open ones, or only closed ones."),
+                    query("limit", whole, "At most so many."),
+                    query("after", _ID, "Only ids after this one: the `next` of the page before."),
+                    query("open", {"type": "boolean"}, "Only open ones, or only closed ones."),
                 ],
-                "responses": _answers({200: ("A page.", _ref("Stores"))}, *_GUARDED, 422, 503),
+                "responses": answers({200: ("A page.", ref("Stores"))}, *GUARDED, 422, 503),
             }
         }
     }
@@ -160,7 +123,7 @@ def _stores() -> dict[str, Any]:
 
 def _store() -> dict[str, Any]:
     parameters = [{"name": "id", "in": "path", "required": True, "schema": _ID}]
-    store = ("The store.", _ref("Store"))
+    store = ("The store.", ref("Store"))
     path = "/api/v1/stores/{id}"
 
     def action(name: str) -> dict[str, Any]:
@@ -168,23 +131,23 @@ def _store() -> dict[str, Any]:
             "parameters": parameters,
             "post": {
                 "summary": f"{name} a store; its watchers hear of it if that changes it.",
-                "responses": _answers({200: store}, *_GUARDED, 404, 503),
+                "responses": answers({200: store}, *GUARDED, 404, 503),
             },
         }
 
-    body = {"required": True, "content": {"application/json": {"schema": _ref("StoreInput")}}}
-    put = {200: store, 201: ("The store is new.", _ref("Store"))}
+    body = {"required": True, "content": {"application/json": {"schema": ref("StoreInput")}}}
+    put = {200: store, 201: ("The store is new.", ref("Store"))}
     return {
         path: {
             "parameters": parameters,
             "get": {
                 "summary": "One store.",
-                "responses": _answers({200: store}, *_GUARDED, 404, 503),
+                "responses": answers({200: store}, *GUARDED, 404, 503),
             },
             "put": {
                 "summary": "Create or change a store; whether it is open stays as it is.",
                 "requestBody": body,
-                "responses": _answers(put, *_GUARDED, 408, 413, 422, 503),
+                "responses": answers(put, *GUARDED, 408, 413, 422, 503),
             },
         },
         f"{path}/open": action("Open"),
@@ -199,7 +162,7 @@ def _events() -> dict[str, Any]:
         "seen. A Last-Event-ID counts before that; without either come only new ones."
     )
     stores = {
-        **_query("stores", {"type": "array", "maxItems": MAX_STORES, "items": items}, text),
+        **query("stores", {"type": "array", "maxItems": MAX_STORES, "items": items}, text),
         "required": True, "style": "form", "explode": False,
     }  # fmt: skip
     last = {"type": "string", "description": "The id of the last event: resume after it."}
@@ -211,14 +174,14 @@ def _events() -> dict[str, Any]:
                 "parameters": [
                     stores,
                     {"name": "Last-Event-ID", "in": "header", "schema": last},
-                    _query("lastEventId", last, "The same, where a client cannot set headers."),
+                    query("lastEventId", last, "The same, where a client cannot set headers."),
                 ],
-                "responses": {"200": stream, **_answers({}, *_GUARDED, 404, 422, 429, 503)},
+                "responses": {"200": stream, **answers({}, *GUARDED, 404, 422, 429, 503)},
             },
             "options": {
                 "summary": "What a browser asks before a page of another origin may do so.",
                 "security": [],
-                "responses": _answers({204: ("It may.", None)}, 400, 403),
+                "responses": answers({204: ("It may.", None)}, 400, 403),
             },
         }
     }
@@ -234,40 +197,40 @@ def _others() -> dict[str, Any]:
         "/api/openapi.json": {
             "get": {
                 "summary": "This document, for any good token.",
-                "responses": _answers({200: ("The document.", state)}, *_GUARDED),
+                "responses": answers({200: ("The document.", state)}, *GUARDED),
             }
         },
         "/api/asyncapi.json": {
             "get": {
                 "summary": "The AsyncAPI document of /ws, for any good token.",
-                "responses": _answers({200: ("The document.", state)}, *_GUARDED),
+                "responses": answers({200: ("The document.", state)}, *GUARDED),
             }
         },
         "/dashboard": {
             "get": {
                 "summary": "How each job and lock is, for tokens with jobs:run.",
                 "security": [{"token": []}, {"password": []}],
-                "responses": {"200": page, "401": asked, **_answers({}, 400, 403, 503)},
+                "responses": {"200": page, "401": asked, **answers({}, 400, 403, 503)},
             }
         },
         "/metrics": {
             "get": {
                 "summary": "Metrics for Prometheus, for tokens with metrics:read.",
-                "responses": {"200": metrics, **_answers({}, *_GUARDED)},
+                "responses": {"200": metrics, **answers({}, *GUARDED)},
             }
         },
         "/healthz": {
             "get": {
                 "summary": "Whether the process answers.",
                 "security": [],
-                "responses": _answers({200: ("It does.", state)}, 400),
+                "responses": answers({200: ("It does.", state)}, 400),
             }
         },
         "/readyz": {
             "get": {
                 "summary": "Whether this server should get traffic.",
                 "security": [],
-                "responses": _answers({200: ("Yes.", state), 503: ("No.", state)}, 400),
+                "responses": answers({200: ("Yes.", state), 503: ("No.", state)}, 400),
             }
         },
         "/ws": {
@@ -276,7 +239,7 @@ def _others() -> dict[str, Any]:
                 "description": "The token comes in the Authorization header or the first frame; "
                 "/api/asyncapi.json describes the frames.",
                 "security": [{}, {"token": []}],
-                "responses": _answers({101: ("The WebSocket is open.", None)}, 400, 403),
+                "responses": answers({101: ("The WebSocket is open.", None)}, 400, 403),
             }
         },
     }
@@ -297,7 +260,7 @@ def _static() -> dict[str, Any]:
                 "parameters": [{"name": "If-None-Match", "in": "header", "schema": etag}],
                 "responses": {
                     "200": {"description": "The file.", "content": {content_type: {}}},
-                    **_answers({304: ("The client has it already.", None)}, 400, 403),
+                    **answers({304: ("The client has it already.", None)}, 400, 403),
                 },
             }
         }

@@ -11,7 +11,13 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from solocron.errors import ConfigError, InvalidInput, StorageUnavailable
+from solocron.errors import (
+    ConfigError,
+    InvalidInput,
+    LockUnavailable,
+    StorageUnavailable,
+    UnknownJob,
+)
 from solocron.stores.repository import UnknownStore
 from solocron.web import asyncapi, openapi, static
 from solocron.web.api import StoresApi
@@ -21,6 +27,7 @@ from solocron.web.dashboard import Dashboard
 from solocron.web.events import Events, Handler
 from solocron.web.guard import bearer, check_host
 from solocron.web.metrics import Metrics
+from solocron.web.operations import Conflict, Operations, UnknownLock
 from solocron.web.seats import Full
 from solocron.web.socket import Sockets
 
@@ -49,7 +56,7 @@ def problem(status: int, title: str, detail: str) -> web.Response:
 
 def routes(
     *, authenticator: Authenticator, sockets: Sockets, events: Events, stores: StoresApi,
-    dashboard: Dashboard, metrics: Metrics, readiness: Readiness,
+    operations: Operations, dashboard: Dashboard, metrics: Metrics, readiness: Readiness,
 ) -> list[web.RouteDef]:  # fmt: skip
     """Every route, guarded on its own so that it can live in a host's application."""
 
@@ -87,6 +94,7 @@ def routes(
         web.put("/api/v1/stores/{id}", guarded(stores.put)),
         web.post("/api/v1/stores/{id}/open", guarded(stores.open)),
         web.post("/api/v1/stores/{id}/close", guarded(stores.close)),
+        *((web.route(method, path, guarded(each))) for method, path, each in operations.handlers()),
         *(web.get(path, events.readable(guarded(each))) for path, each in static.handlers()),
     ]
 
@@ -113,8 +121,10 @@ def _answer(request: web.Request, error: Exception) -> web.Response:
             return problem(401, "Unauthenticated", str(error))
         case Forbidden():
             return problem(403, "Forbidden", str(error))
-        case UnknownStore():
+        case UnknownStore() | UnknownJob() | UnknownLock():
             return problem(404, "Not found", str(error))
+        case Conflict():
+            return problem(409, "Conflict", str(error))
         case InvalidInput():
             return problem(422, "Invalid input", str(error))
         case Full():
@@ -123,6 +133,8 @@ def _answer(request: web.Request, error: Exception) -> web.Response:
             return problem(503, "Going away", str(error))
         case StorageUnavailable():
             return problem(503, "Unavailable", "the database is not reachable; try again later")
+        case LockUnavailable():
+            return problem(503, "Unavailable", "Redis does not answer; try again later")
         case web.HTTPException():
             return _problem_of(error)
     log.error("%s %s failed", request.method, request.rel_url.path, exc_info=error)

@@ -1,9 +1,9 @@
 """The WebSocket `/ws`, subprotocol `solocron.v1`.
 
 The client sends `{"type": "subscribe", "stores": {"<id>": <last seq or null>}}` or `unsubscribe`
-with a list, and first of all `{"type": "authenticate", "token": ...}` unless its request carried an
-Authorization header; at any later time that renews its token. The server answers each (`frames`
-has their types), then sends each notification as one CloudEvent per text frame, and
+with a list, and first of all `{"type": "authenticate", "token": ...}` unless its request carried
+the token in an Authorization header; at any later time that renews its token. The server answers
+each (`frames` has their types), then sends each notification as one CloudEvent per text frame, and
 `{"type": "error", "code", "message"}` for a frame it cannot use.
 """
 
@@ -20,7 +20,7 @@ from solocron.errors import InvalidInput, StorageUnavailable
 from solocron.notifications.client import Client
 from solocron.notifications.hub import Hub
 from solocron.web import frames
-from solocron.web.auth import Authenticator, Principal, Unauthenticated
+from solocron.web.auth import Authenticator, Forbidden, Principal, Unauthenticated
 from solocron.web.connections import (
     GOING_AWAY,
     UNAUTHENTICATED,
@@ -28,7 +28,14 @@ from solocron.web.connections import (
     Draining,
     flushed,
 )
-from solocron.web.guard import address, bearer, check_origin, quoted
+from solocron.web.guard import (
+    address,
+    basic_password,
+    bearer,
+    check_origin,
+    own_page_token,
+    quoted,
+)
 from solocron.web.seats import Full
 
 log = logging.getLogger("solocron.web")
@@ -76,7 +83,8 @@ class Sockets:
         try:
             self._connections.check()
             socket = Socket(
-                ws, transport, self._connections, self._hub, self._authenticator, bearer(request),
+                ws, transport, self._connections, self._hub, self._authenticator,
+                self._token(request),
             )  # fmt: skip
             self._connections.admit(socket, address(request))
             try:
@@ -88,6 +96,18 @@ class Sockets:
         except Full as full:
             await part(ws, transport, TOO_MANY, str(full), _TURN_AWAY_WITHIN_S)
         return ws
+
+    def _token(self, request: web.Request) -> str | None:
+        """That of the request: the bearer's, or a password which is a token, of a page of this
+        host. Any other password is not for us but for a proxy, say."""
+        if basic_password(request) is None:
+            return bearer(request)
+        try:
+            token = own_page_token(request)
+            self._authenticator.authenticate(token)
+        except (Forbidden, Unauthenticated):
+            return None
+        return token
 
 
 class _Refused(Exception):

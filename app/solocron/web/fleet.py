@@ -1,0 +1,191 @@
+"""What operators see of the fleet: jobs, their runs, locks, workers, alerts, stores, deliveries.
+
+Each part is asked for by itself and within 2 s: what Redis or the database does not answer is None
+or empty, and named in `missing` with the reason. Times are UTC epoch ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from solocron.clock import Clock
+from solocron.cron.board import Board, Presence
+from solocron.cron.job import Job
+from solocron.errors import LockUnavailable, StorageUnavailable
+from solocron.locks.manager import LockManager
+from solocron.locks.results import Survey, token_tick
+from solocron.notifications.channels import Channels
+from solocron.storage.past import Past
+from solocron.stores.repository import StoreRepository
+from solocron.stores.tally import tally
+from solocron.web.kept import Kept
+
+MOST_LOCKS = 1000
+SPAN_MS, SPANS = 3_600_000, 24
+_WITHIN_S = 2.0
+_KEPT_S = 15.0
+_SILENT_SWEEPS = 3
+_LEAST_SILENT_MS = 15_000
+
+_T = TypeVar("_T")
+
+Missing = dict[str, str]
+Alert = Mapping[str, Any]
+
+
+class Fleet:
+    """Reads it. `alerts` are those raised now, each with `alert`, `job` ('' if it is of none) and
+    `detail`; `sweep_s` is how often a worker tells of itself."""
+
+    def __init__(
+        self, *, jobs: Mapping[str, Job], locks: LockManager, past: Past, board: Board,
+        channels: Channels, repository: StoreRepository, clock: Clock, sweep_s: float,
+        alerts: Callable[[], Sequence[Alert]],
+    ) -> None:  # fmt: skip
+        self._jobs = jobs
+        self._locks = locks
+        self._past = past
+        self._board = board
+        self._clock = clock
+        self._silent_ms = max(_LEAST_SILENT_MS, _SILENT_SWEEPS * 1000 * sweep_s)
+        self._alerts = alerts
+        # Grouped over whole tables, so not read anew for each who asks.
+        self._stores = Kept(lambda: tally(repository, clock.now_ms()), _KEPT_S)
+        self._deliveries = Kept(channels.status, _KEPT_S)
+        self._spans = Kept(self._read_spans, _KEPT_S)
+
+    async def jobs(self, names: Sequence[str], runs: int) -> dict[str, Any]:
+        """These jobs: schedule, lock, pause, and the newest `runs` runs of each."""
+        missing: Missing = {}
+        jobs = [self._jobs[name] for name in names]
+        surveys, newest = await asyncio.gather(
+            _redis(missing, self._survey(jobs)),
+            _database(missing, self._past.newest(names, runs)),
+        )
+        now_ms = self._clock.now_ms()
+        rows = [
+            _job(job, surveys[number] if surveys is not None else None,
+                 newest[job.name] if newest is not None else None, now_ms)
+            for number, job in enumerate(jobs)
+        ]  # fmt: skip
+        return {"now": int(now_ms), "jobs": rows, "missing": missing}
+
+    async def _survey(self, jobs: Sequence[Job]) -> list[Survey]:
+        return list(await asyncio.gather(*(self._locks.inspect(job.lock_key) for job in jobs)))
+
+    async def runs(self, name: str, limit: int, before: int | None) -> dict[str, Any]:
+        """A page of a job's runs, newest first; `next` is the `before` of what follows. Raises
+        StorageUnavailable: there is nothing else to show."""
+        rows = await self._past.page(name, limit, before)
+        following = rows[-1]["tick"] if len(rows) == limit else None
+        return {"runs": [_run(row) for row in rows], "next": following}
+
+    async def workers(self) -> dict[str, Any]:
+        """The workers seen within a day; without Redis, this one."""
+        missing: Missing = {}
+        found = await _redis(missing, self._board.workers())
+        if found is None:
+            found = [] if (here := self._board.presence()) is None else [here]
+        now_ms = self._clock.now_ms()
+        return {"now": int(now_ms), "workers": [self._worker(each, now_ms) for each in found],
+                "missing": missing}  # fmt: skip
+
+    def _worker(self, presence: Presence, now_ms: float) -> dict[str, Any]:
+        """`seen_ago_ms` is by Redis's clock, as far as both workers know theirs from it."""
+        here_ms, there_ms = now_ms - self._locks.skew.ahead_ms, presence.seen_ms - presence.skew_ms
+        ago_ms = max(0, int(here_ms - there_ms))
+        return {**asdict(presence), "seen_ago_ms": ago_ms, "alive": ago_ms <= self._silent_ms,
+                "here": presence.worker == self._board.worker}  # fmt: skip
+
+    async def locks(self, limit: int = MOST_LOCKS) -> dict[str, Any]:
+        """The locks held now, at most `limit`: whose, for how long, and for which job and tick."""
+        missing: Missing = {}
+        found = await _redis(missing, self._locks.locks(limit))
+        names = {job.lock_key: name for name, job in self._jobs.items()}
+        rows = [
+            {**each, "job": names.get(each["key"]), "tick": _tick(each["owner"])}
+            for each in found or ()
+        ]
+        return {"now": int(self._clock.now_ms()), "locks": rows, "missing": missing}
+
+    def alerts(self) -> dict[str, Any]:
+        """The alerts raised now."""
+        return {"alerts": [dict(each) for each in self._alerts()]}
+
+    async def summary(self) -> dict[str, Any]:
+        """How many stores are open and due, what waits in each channel, and how the jobs' runs went
+        in each hour of the last day; read every 15 s at most."""
+        missing: Missing = {}
+        stores, deliveries, spans = await asyncio.gather(
+            _database(missing, self._stores.get()),
+            _database(missing, self._deliveries.get()),
+            _database(missing, self._spans.get()),
+        )
+        return {
+            "now": int(self._clock.now_ms()),
+            "stores": asdict(stores) if stores is not None else None,
+            "deliveries": deliveries,
+            "hours": spans,
+            "missing": missing,
+        }
+
+    async def _read_spans(self) -> list[dict[str, Any]]:
+        until = (int(self._clock.now_ms()) // SPAN_MS + 1) * SPAN_MS
+        since = until - SPANS * SPAN_MS
+        found = await self._past.spans(list(self._jobs), since, until, SPAN_MS)
+        return [
+            {"job": job, "since": span.since, "late_ms": span.late_ms,
+             **{state: span.states.get(state, 0) for state in ("succeeded", "failed", "running")}}
+            for job, spans in found.items() for span in spans if span.states
+        ]  # fmt: skip
+
+
+async def _redis(missing: Missing, reading: Awaitable[_T]) -> _T | None:
+    try:
+        async with asyncio.timeout(_WITHIN_S):
+            return await reading
+    except (LockUnavailable, TimeoutError):
+        missing["redis"] = "Redis does not answer: locks, pauses and workers are not known"
+        return None
+
+
+async def _database(missing: Missing, reading: Awaitable[_T]) -> _T | None:
+    try:
+        async with asyncio.timeout(_WITHIN_S):
+            return await reading
+    except (StorageUnavailable, TimeoutError):
+        missing["database"] = "the database does not answer: runs, stores, deliveries are not known"
+        return None
+
+
+def _job(
+    job: Job, survey: Survey | None, runs: Sequence[Mapping[str, Any]] | None, now_ms: float
+) -> dict[str, Any]:
+    pause = survey.pause if survey else None
+    return {
+        "job": job.name, "schedule": job.calendar.expression, "timezone": job.calendar.zone,
+        "lock_key": job.lock_key, "next_tick": job.calendar.next_after(now_ms),
+        "paused": survey.paused if survey else None,
+        "paused_until": int(now_ms + pause.left_ms) if pause else None,
+        "paused_by": pause.by if pause else None,
+        "owner": survey.owner or None if survey else None,
+        "lock_ttl_ms": survey.ttl_ms if survey and survey.owner else None,
+        "settled_tick": survey.settled if survey else None,
+        "runs": [_run(row) for row in runs] if runs is not None else None,
+    }  # fmt: skip
+
+
+def _run(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the ledger; a run by hand has no tick to be late for."""
+    late_ms = max(0, row["started_at"] - row["tick"]) if row["origin"] == "schedule" else None
+    result = json.loads(row["result"]) if row["result"] else {}
+    return {**row, "fallback": bool(row["fallback"]), "late_ms": late_ms, "result": result}
+
+
+def _tick(owner: str) -> int | None:
+    tick = token_tick(owner)
+    return None if tick is None or tick < 0 else tick
