@@ -29,15 +29,15 @@ _START = """async ([stores, options]) => {
 
 
 @asynccontextmanager
-async def browser_page() -> AsyncIterator[Page]:
-    """An empty page; at the end nothing may have been thrown in it."""
+async def browser_page(**options: Any) -> AsyncIterator[Page]:
+    """An empty page, with Playwright's options; at the end nothing may have been thrown in it."""
     path = next(filter(None, map(shutil.which, _NAMES)), None)
     if path is None:
         pytest.skip("chromium is missing: apt-get install chromium")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         faults: list[str] = []
-        page = await browser.new_page()
+        page = await browser.new_page(**options)
         page.on("pageerror", lambda error: faults.append(str(error)))
         yield page
         await browser.close()

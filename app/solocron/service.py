@@ -22,9 +22,10 @@ from solocron.settings import Settings, load
 from solocron.watchdog import Watchdog
 from solocron.web.dashboard import Dashboard
 from solocron.web.guard import is_loopback
+from solocron.web.operations import Operations
 from solocron.web.server import WebServer, problems, routes
 from solocron.web.status import overview
-from solocron.wiring import build, metrics_of, operations_of, policies, store_jobs
+from solocron.wiring import build, fleet_of, metrics_of, policies, store_jobs
 
 log = logging.getLogger("solocron")
 
@@ -285,11 +286,15 @@ class Solocron:
     def routes(self) -> list[web.RouteDef]:
         """The HTTP and WebSocket routes, each guarded."""
         parts = self.parts
+        fleet = fleet_of(self.settings, parts, self._jobs)
         dashboard = Dashboard(
-            authenticator=parts.authenticator, clock=parts.clock, state=self.status,
-            statistics=parts.locks.statistics.snapshot, alarms=parts.runner.alarm.raised,
+            fleet, authenticator=parts.authenticator, names=self._jobs,
+            statistics=parts.locks.statistics.snapshot,
         )  # fmt: skip
-        operations = operations_of(self.settings, parts, self._jobs, lambda: self._scheduler)
+        operations = Operations(
+            fleet, jobs=self._jobs, locks=parts.locks, scheduler=lambda: self._scheduler,
+            authenticator=parts.authenticator, origins=self.settings.allowed_origins,
+        )  # fmt: skip
         return routes(
             authenticator=parts.authenticator, sockets=parts.sockets, events=parts.events,
             stores=parts.api, operations=operations, dashboard=dashboard, metrics=self._metrics,

@@ -46,7 +46,6 @@ from solocron.web.connections import Connections
 from solocron.web.events import Events
 from solocron.web.fleet import Alert, Fleet
 from solocron.web.metrics import Metrics
-from solocron.web.operations import Operations
 from solocron.web.socket import Sockets
 from solocron.web.sources import Sources
 
@@ -174,25 +173,18 @@ def metrics_of(
     return Metrics(sources, parts.authenticator)
 
 
-def operations_of(
-    settings: Settings, parts: Parts, jobs: Mapping[str, Job],
-    scheduler: Callable[[], Scheduler | None],
-) -> Operations:  # fmt: skip
-    """What operators see and do, of a service with these parts."""
+def fleet_of(settings: Settings, parts: Parts, jobs: Mapping[str, Job]) -> Fleet:
+    """What operators see of a service with these parts."""
 
     def alerts() -> list[Alert]:
         raised = sorted(parts.runner.alarm.raised)
         why = "it fails to get its lock again and again"
         return [{"alert": "lock-unavailable", "job": job, "detail": why} for job in raised]
 
-    fleet = Fleet(
+    return Fleet(
         jobs=jobs, locks=parts.locks, past=Past(parts.database), board=parts.board,
         channels=parts.channels, repository=parts.repository, clock=parts.clock,
         sweep_s=settings.sweep, alerts=alerts,
-    )  # fmt: skip
-    return Operations(
-        fleet, jobs=jobs, locks=parts.locks, scheduler=scheduler,
-        authenticator=parts.authenticator, origins=settings.allowed_origins,
     )  # fmt: skip
 
 

@@ -1,45 +1,57 @@
-"""The health dashboard: a page that says how the jobs are, made on the server, without script."""
+"""The dashboard: how the fleet is, as a page made on the server.
+
+Without script it renews itself as a whole. `static/dashboard.js` does so part by part, counts down,
+listens to notifications and has jobs run, paused and locks deleted: what the token is for. It has
+no token: the browser sends along the password that the page was asked for with.
+"""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Awaitable, Callable, Collection, Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from solocron.clock import Clock
+from solocron.locks.results import token_tick
 from solocron.locks.statistics import LockCounts
-from solocron.web.auth import Authenticator, Unauthenticated
+from solocron.web import charts
+from solocron.web.auth import Authenticator, Principal, Unauthenticated
+from solocron.web.fleet import SPAN_MS, SPANS, Fleet
 from solocron.web.guard import basic_password, bearer
+from solocron.web.operations import require_reader
 
-State = Callable[[], Awaitable[Mapping[str, Any]]]
+_RUNS = 30
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
 
 
 class Dashboard:
-    """Handles `/dashboard` for tokens that may run jobs. A browser gives the token as the
-    password it asks for; the user name does not matter."""
+    """Handles `/dashboard` for tokens that may read of jobs. A browser gives the token as the
+    password it asks for; the user name does not matter. `names` are the jobs."""
 
     def __init__(
         self,
+        fleet: Fleet,
         *,
         authenticator: Authenticator,
-        clock: Clock,
-        state: State,
+        names: Mapping[str, object],
         statistics: Callable[[], Mapping[str, LockCounts]],
-        alarms: Collection[str],
     ) -> None:
+        self._fleet = fleet
         self._authenticator = authenticator
-        self._clock = clock
-        self._state = state
+        self._names = names
         self._statistics = statistics
-        self._alarms = alarms
         environment = Environment(
-            loader=PackageLoader("solocron.web"), autoescape=True, undefined=StrictUndefined
-        )
-        environment.filters["moment"] = _moment
+            loader=PackageLoader("solocron.web"), autoescape=True, undefined=StrictUndefined,
+            trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
+        environment.filters.update(moment=moment, span=charts.span, worker=worker)
         self._page = environment.get_template("dashboard.html")
 
     async def page(self, request: web.Request) -> web.Response:
@@ -50,20 +62,50 @@ class Dashboard:
         except Unauthenticated as error:
             ask = {"WWW-Authenticate": 'Basic realm="solocron: give a token as the password"'}
             return web.Response(status=401, text=str(error), headers=ask)
-        principal.require("jobs:run")
-        nonce = secrets.token_urlsafe(16)
+        require_reader(principal)
         text = self._page.render(
-            state=await self._state(), statistics=self._statistics(), alarms=sorted(self._alarms),
-            now=_moment(self._clock.now_ms()), nonce=nonce,
+            **await self._state(), **_may(principal), statistics=self._statistics(),
+            height=charts.HEIGHT,
         )  # fmt: skip
-        policy = f"default-src 'none'; style-src 'nonce-{nonce}'; frame-ancestors 'none'"
-        return web.Response(
-            text=text, content_type="text/html",
-            headers={"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"},
+        return web.Response(text=text, content_type="text/html", headers=_HEADERS)
+
+    async def _state(self) -> dict[str, Any]:
+        jobs, workers, locks, summary = await asyncio.gather(
+            self._fleet.jobs(list(self._names), _RUNS), self._fleet.workers(),
+            self._fleet.locks(), self._fleet.summary(),
         )  # fmt: skip
+        missing = {**jobs["missing"], **workers["missing"], **locks["missing"],
+                   **summary["missing"]}  # fmt: skip
+        now = jobs["now"]
+        until = (now // SPAN_MS + 1) * SPAN_MS
+        hours = summary["hours"]
+        return {
+            "now": now, "missing": missing, "jobs": jobs["jobs"],
+            "timelines": {job["job"]: charts.timeline(job["runs"] or (), _RUNS)
+                          for job in jobs["jobs"]},
+            "workers": workers["workers"], "locks": locks["locks"],
+            "alerts": self._fleet.alerts()["alerts"], "stores": summary["stores"],
+            "deliveries": summary["deliveries"],
+            "days": charts.days(list(self._names), hours, until, SPAN_MS, SPANS)
+                    if hours is not None else None,
+        }  # fmt: skip
 
 
-def _moment(ms: float | None) -> str:
+def _may(principal: Principal) -> dict[str, bool]:
+    """What the page offers: to run and pause jobs, to delete locks, to listen to all stores."""
+    return {
+        "may_run": principal.may("jobs:run"), "may_unlock": principal.may("admin"),
+        "may_listen": principal.may("notifications:read") and principal.stores is None,
+    }  # fmt: skip
+
+
+def worker(owner: str) -> str:
+    """An owner's token, short: host and pid; whole in any other form."""
+    return owner if token_tick(owner) is None else ":".join(owner.split(":")[:-2])
+
+
+def moment(ms: float | None) -> str:
+    """A time as the page shows it; '' for none."""
     if ms is None:
         return ""
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -208,7 +208,7 @@ def _others() -> dict[str, Any]:
         },
         "/dashboard": {
             "get": {
-                "summary": "How each job and lock is, for tokens with jobs:run.",
+                "summary": "How the fleet is, for tokens with jobs:run or metrics:read.",
                 "security": [{"token": []}, {"password": []}],
                 "responses": {"200": page, "401": asked, **answers({}, 400, 403, 503)},
             }
@@ -255,7 +255,7 @@ def _static() -> dict[str, Any]:
     return {
         f"/static/{name}": {
             "get": {
-                "summary": about.get(name, "A part of that page."),
+                "summary": about.get(name, "A part of a page."),
                 "security": [],
                 "parameters": [{"name": "If-None-Match", "in": "header", "schema": etag}],
                 "responses": {

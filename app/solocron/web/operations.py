@@ -179,9 +179,7 @@ class Operations:
         return self._jobs[name]
 
     def _reader(self, request: web.Request) -> None:
-        principal = self._authenticator.authenticate(own_page_token(request))
-        if not any(map(principal.may, _SCOPES)):
-            principal.require(_SCOPES[0])
+        require_reader(self._authenticator.authenticate(own_page_token(request)))
 
     def _actor(self, request: web.Request, scope: str) -> Principal:
         check_origin(request, self._origins)
@@ -191,6 +189,12 @@ class Operations:
 
     def _say(self, principal: Principal, did: str, what: str) -> None:
         log.warning("%s %s %s", quoted(principal.subject or "somebody"), did, what)
+
+
+def require_reader(principal: Principal) -> None:
+    """Raise Forbidden unless the token may read of jobs."""
+    if not any(map(principal.may, _SCOPES)):
+        principal.require(_SCOPES[0])
 
 
 def _refuse(job: Job, outcome: Outcome) -> None:

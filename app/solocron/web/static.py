@@ -1,4 +1,5 @@
-"""The browser's client, and a page that shows what it hears: these files, and no other."""
+"""What browsers load: the client, a page that shows what it hears, and the dashboard's parts. These
+files, and no other."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ TYPES = {
     "demo.html": "text/html",
     "demo.js": "text/javascript",
     "demo.css": "text/css",
+    "dashboard.js": "text/javascript",
+    "dashboard.css": "text/css",
 }
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
