@@ -376,6 +376,16 @@ async def test_without_redis_the_ledger_is_still_told(
     await until(known)
 
 
+async def test_without_redis_a_worker_runs_a_job_by_hand_once_at_a_time(
+    here: World, own_redis: RedisServer, body: Body
+) -> None:
+    own_redis.stop()
+    assert [(await post(here, "jobs/slow/run"))[0] for _ in range(2)] == [202, 409]
+    body.end.set()
+    (run,) = await ended(here, "slow")
+    assert (run["state"], run["fallback"], body.runs) == ("succeeded", True, 1)
+
+
 async def test_without_the_database_redis_is_still_told(
     calm: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
