@@ -219,16 +219,17 @@ class Hub:
 
     def _send(self, topic: _Topic, message: Message) -> None:
         seq = message.seq
-        early, behind, sent = topic.joining > 0, False, 0
+        early, behind, passed_over = topic.joining > 0, False, 0
         for client, last in topic.clients.items():
             if seq == last + 1:
                 topic.clients[client] = seq
                 client.notify(message)
-                sent += 1
-            elif seq > last and not client.is_closed:
-                early = True
-                behind = behind or client not in self._resuming
-        self.deliveries += sent
+            else:
+                passed_over += 1
+                if seq > last and not client.is_closed:
+                    early = True
+                    behind = behind or client not in self._resuming
+        self.deliveries += len(topic.clients) - passed_over
         if early:
             topic.held[seq] = message
             if len(topic.held) > _HELD_PER_STORE:
