@@ -138,7 +138,7 @@ def test_the_originals_sections_and_commands_are_there() -> None:
 
 
 def test_every_reason_to_skip_is_explained() -> None:
-    from solocron.cli import _SKIPPED
+    from solocron.cli.commands import _SKIPPED
 
     told = set(re.findall(r"^\| `([a-z-]+)` \|", RUNBOOK, re.MULTILINE))
     assert set(_SKIPPED) <= told
