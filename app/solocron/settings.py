@@ -79,6 +79,8 @@ class Settings(BaseSettings):
     catch_up: float = Field(default=3600, ge=0, le=_WEEK_S)
     notify_urls: SecretStr | None = None
     notify_attempts: int = Field(default=8, ge=1, le=100)
+    alert_urls: SecretStr | None = None
+    alert_after: float = Field(default=5, ge=0.1, le=3600)
     history: float = Field(default=_WEEK_S, ge=3600, le=_CENTURY_S)
     max_skew: float = Field(default=60, ge=1, le=3600)
     grace: float = Field(default=20, ge=0, le=3600)
@@ -139,7 +141,7 @@ class Settings(BaseSettings):
         Calendar(value)
         return value
 
-    @field_validator("notify_urls")
+    @field_validator("notify_urls", "alert_urls")
     @classmethod
     def _few_and_short(cls, value: SecretStr | None) -> SecretStr | None:
         urls = _urls(value)
@@ -151,6 +153,11 @@ class Settings(BaseSettings):
     def channel_urls(self) -> list[str]:
         """The Apprise URLs of `notify_urls`; they stand apart by blanks or commas."""
         return _urls(self.notify_urls)
+
+    @property
+    def alert_channel_urls(self) -> list[str]:
+        """The Apprise URLs of `alert_urls`."""
+        return _urls(self.alert_urls)
 
     @property
     def redis(self) -> str:

@@ -17,6 +17,7 @@ VALUES = {
     "DATABASE_URL": "postgresql://u:p@h/d",
     "SOLOCRON_AUTH_SECRET": SECRET,
     "SOLOCRON_NOTIFY_URLS": "mailto://u:p@h\nmailto://u:p@i",
+    "SOLOCRON_ALERT_URLS": "mailto://u:p@h\nmailto://u:p@i",
 }
 
 
