@@ -20,6 +20,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from solocron.cron.job import check_ping
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError
 from solocron.locks.address import as_cluster, check_url
@@ -71,8 +72,10 @@ class Settings(BaseSettings):
     heartbeat: float = Field(default=25, ge=0.5, le=600)
     store_auto_close_schedule: str = "0 0,6 * * *"
     store_auto_close_ttl: float = Field(default=600, ge=1, le=_WEEK_S)
+    store_auto_close_ping: SecretStr | None = None
     store_open_reminder_schedule: str = "*/30 * * * *"
     store_open_reminder_ttl: float = Field(default=300, ge=1, le=_WEEK_S)
+    store_open_reminder_ping: SecretStr | None = None
     batch: int = Field(default=500, ge=1, le=5000)
     lease: float = Field(default=30, ge=0.5, le=3600)
     sweep: float = Field(default=5, ge=0.1, le=3600)
@@ -139,6 +142,13 @@ class Settings(BaseSettings):
     @classmethod
     def _is_schedule(cls, value: str) -> str:
         Calendar(value)
+        return value
+
+    @field_validator("store_auto_close_ping", "store_open_reminder_ping")
+    @classmethod
+    def _is_ping(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_ping(value.get_secret_value())
         return value
 
     @field_validator("notify_urls", "alert_urls")

@@ -17,6 +17,7 @@ from typing import Any
 from solocron.alerts.alerts import Alerts
 from solocron.alerts.fleet import Fleet
 from solocron.alerts.look import Look
+from solocron.alerts.pings import Pings
 from solocron.alerts.shared import SharedAlerts
 from solocron.alerts.teller import Teller, alert_channels
 from solocron.clock import Clock, SystemClock
@@ -72,6 +73,7 @@ class Parts:
     channels: Channels
     retention: Retention
     alerts: Alerts
+    pings: Pings
     connections: Connections
     sockets: Sockets
     events: Events
@@ -132,6 +134,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
             runs_kept_s=settings.catch_up,
         ),
         alerts=_alerts(settings, locks, database, runner, board, deliveries, clock),
+        pings=Pings(runner),
         connections=connections,
         sockets=Sockets(
             hub, authenticator, connections, origins=origins, heartbeat_s=settings.heartbeat
@@ -217,6 +220,7 @@ def store_jobs(settings: Settings, parts: Parts) -> Sequence[Job]:
             calendar=Calendar(getattr(settings, f"{field}_schedule"), settings.timezone),
             body=kind(parts.repository, parts.clock, parts.relay.publish, batch=settings.batch),
             ttl_ms=int(getattr(settings, f"{field}_ttl") * 1000),
+            ping=url.get_secret_value() if (url := getattr(settings, f"{field}_ping")) else "",
             **policies(settings),
         )
         for field, kind in bodies

@@ -33,6 +33,10 @@ async def quick(run: Run) -> None:
     return None
 
 
+async def fails(run: Run) -> None:
+    raise ValueError("no stock")
+
+
 def job(body: Body = quick, schedule: str = NEVER, **options: Any) -> Job:
     return Job(name="one", calendar=Calendar(schedule), body=body, backoff_ms=1, **options)
 
@@ -106,9 +110,6 @@ async def fleet(http: HttpServer, *jobs: Job) -> AsyncIterator[Fleet]:
 async def test_a_failed_job_is_told_once_and_its_success_elsewhere_once(
     calm: pytest.MonkeyPatch, http: HttpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fails(run: Run) -> None:
-        raise ValueError("no stock")
-
     async with fleet(http, job(fails, attempts=1), job()) as here:
         now = int(SystemClock().now_ms())
         await here.run(0, now)

@@ -19,7 +19,7 @@ MAX_PING = 1000
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 
-def check_ping(url: str, what: str) -> None:
+def check_ping(url: str, what: str = "") -> None:
     """Raise ConfigError, which does not show it, unless the URL can be pinged ('': none)."""
     try:
         parsed = urlsplit(url)
