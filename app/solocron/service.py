@@ -74,9 +74,12 @@ class Solocron:
         self._jobs[job.name] = job
 
     def job(
-        self, schedule: str, *, name: str | None = None, ttl: timedelta = timedelta(minutes=5)
-    ) -> Callable[[Body], Body]:
-        """Host the decorated coroutine at each tick of `schedule`; its name is the function's."""
+        self, schedule: str, *, name: str | None = None, ttl: timedelta = timedelta(minutes=5),
+        expected: timedelta | None = None, ping: str = "",
+    ) -> Callable[[Body], Body]:  # fmt: skip
+        """Host the decorated coroutine at each tick of `schedule`; its name is the function's. A
+        run that takes longer than `expected` is an alert; `ping` is a URL that is told of the begin
+        and the end of each run, as Healthchecks has it."""
 
         def host(body: Body) -> Body:
             self.add(
@@ -85,6 +88,8 @@ class Solocron:
                     calendar=Calendar(schedule, self.settings.timezone),
                     body=body,
                     ttl_ms=int(ttl.total_seconds() * 1000),
+                    ping=ping,
+                    expected_ms=int(expected.total_seconds() * 1000) if expected else 0,
                     **policies(self.settings),
                 )
             )
@@ -188,6 +193,7 @@ class Solocron:
                     await scheduler.stop(0)
                     await parts.connections.drain()
                     await parts.board.close()
+                    await parts.alerts.close()
         except Exception:
             log.critical("The service stopped: a part of it broke", exc_info=True)
             raise
@@ -210,6 +216,8 @@ class Solocron:
                 group.create_task(parts.channels.run()),
                 group.create_task(parts.board.run(self._jobs, self._state)),
                 group.create_task(parts.retention.run()),
+                group.create_task(parts.alerts.run()),
+                group.create_task(parts.pings.run(self._jobs)),
             ]
             scheduler.start()
             self._started.set()

@@ -14,6 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from solocron.alerts.alerts import Alerts
+from solocron.alerts.fleet import Fleet
+from solocron.alerts.look import Look
+from solocron.alerts.pings import Pings
+from solocron.alerts.shared import SharedAlerts
+from solocron.alerts.teller import Teller, alert_channels
 from solocron.clock import Clock, SystemClock
 from solocron.cron.board import Board
 from solocron.cron.job import Job
@@ -29,6 +35,7 @@ from solocron.notifications.relay import Relay
 from solocron.notifications.retention import Retention
 from solocron.notifications.senders import channels_of
 from solocron.settings import Settings
+from solocron.storage.alerts import AlertTable
 from solocron.storage.deliveries import Deliveries
 from solocron.storage.engine import Database
 from solocron.storage.history import History
@@ -65,6 +72,8 @@ class Parts:
     deliveries: Deliveries
     channels: Channels
     retention: Retention
+    alerts: Alerts
+    pings: Pings
     connections: Connections
     sockets: Sockets
     events: Events
@@ -102,6 +111,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         per_address=settings.max_connections_per_address,
     )  # fmt: skip
     origins = settings.allowed_origins
+    board = _board(settings, runner, locks, clock)
     return Parts(
         clock=clock,
         database=database,
@@ -109,7 +119,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         repository=repository,
         locks=locks,
         runner=runner,
-        board=_board(settings, runner, locks, clock),
+        board=board,
         fanout=fanout,
         hub=hub,
         relay=relay,
@@ -123,6 +133,8 @@ def build(settings: Settings, clock: Clock) -> Parts:
             kept_s=settings.history,
             runs_kept_s=settings.catch_up,
         ),
+        alerts=_alerts(settings, locks, database, runner, board, deliveries, clock),
+        pings=Pings(runner),
         connections=connections,
         sockets=Sockets(
             hub, authenticator, connections, origins=origins, heartbeat_s=settings.heartbeat
@@ -149,6 +161,24 @@ def _board(settings: Settings, runner: Runner, locks: LockManager, clock: Clock)
     )  # fmt: skip
 
 
+def _alerts(
+    settings: Settings, locks: LockManager, database: Database, runner: Runner, board: Board,
+    deliveries: Deliveries, clock: Clock,
+) -> Alerts:  # fmt: skip
+    link = make_link(settings.redis, clock=clock, deadline_s=settings.redis_deadline)
+    look = Look(
+        locks=locks, database=database, runner=runner, board=board, deliveries=deliveries,
+        clock=clock, ask_s=min(settings.sweep, settings.alert_after), sweep_s=settings.sweep,
+        counts_dead=bool(settings.channel_urls),
+    )  # fmt: skip
+    fleet = Fleet(AlertTable(database), SharedAlerts(link, settings.environment))
+    teller = Teller(alert_channels(settings.alert_channel_urls), environment=settings.environment)
+    return Alerts(
+        look, fleet, teller, runner, clock=clock, after_s=settings.alert_after,
+        every_s=min(settings.sweep, settings.alert_after / 4),
+    )  # fmt: skip
+
+
 def metrics_of(
     parts: Parts, jobs: Mapping[str, Job], watchdog: Watchdog,
     scheduler: Callable[[], Scheduler | None],
@@ -165,7 +195,7 @@ def metrics_of(
         clock=parts.clock, jobs=jobs, journal=parts.runner.journal, locks=parts.locks,
         database=parts.database, connections=parts.connections, hub=parts.hub, relay=parts.relay,
         channels=parts.channels, watchdog=watchdog, running=running, paused=paused,
-        alarms=lambda: [("lock-unavailable", job) for job in parts.runner.alarm.raised],
+        alarms=lambda: [each.id for each in parts.alerts.current()],
         build=(__version__, platform.python_version()),
     )  # fmt: skip
     return Metrics(sources, parts.authenticator)
@@ -190,6 +220,7 @@ def store_jobs(settings: Settings, parts: Parts) -> Sequence[Job]:
             calendar=Calendar(getattr(settings, f"{field}_schedule"), settings.timezone),
             body=kind(parts.repository, parts.clock, parts.relay.publish, batch=settings.batch),
             ttl_ms=int(getattr(settings, f"{field}_ttl") * 1000),
+            ping=url.get_secret_value() if (url := getattr(settings, f"{field}_ping")) else "",
             **policies(settings),
         )
         for field, kind in bodies

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -28,6 +28,7 @@ from solocron.storage.runs import RunKey, RunLedger
 
 log = logging.getLogger("solocron.cron")
 
+UnderWay = tuple[Job, float]  # and since when, monotonic in s
 _MAX_TICKS_PER_CLAIM = 1000
 _MAX_BACKOFF_MS = 300_000
 
@@ -51,6 +52,9 @@ class Runner:
     """Runs ticks. `owner` names this server in the ledger; `lease_ms` is its trust window.
 
     The `journal` gets an entry of each tick that is tried here, and of those that were missed.
+    `under_way` are the runs whose bodies run here, by job and tick; `begun` are called with the job
+    when one begins, `alarmed` with its name and what is wrong with its lock, and with None once
+    that is over: they must not raise.
     """
 
     def __init__(
@@ -63,6 +67,9 @@ class Runner:
         self._lease_ms = lease_ms
         self._waiting: set[str] = set()
         self.alarm = LockAlarm()
+        self.under_way: dict[tuple[str, int], UnderWay] = {}
+        self.begun: list[Callable[[Job], None]] = []
+        self.alarmed: list[Callable[[str, str | None], None]] = []
         self.journal = Journal()
 
     async def run_tick(self, job: Job, tick: int, *, origin: str = "schedule") -> Outcome:
@@ -133,6 +140,8 @@ class Runner:
             )  # fmt: skip
         elif change == "resolved":
             log.warning("RESOLVED: the %s cron gets its lock again", job.title, extra=fields)
+        for told in self.alarmed if change else ():
+            told(job.name, failed or None)
 
     async def _run_granted(self, job: Job, tick: int, granted: Granted, origin: str) -> Outcome:
         """Run what is due, then settle it and free the lock in one script."""
@@ -257,6 +266,9 @@ class Runner:
 
     async def _see_through(self, job: Job, run: Run) -> Outcome:
         """Run what the ledger gave us until it has ended, or is another server's."""
+        self.under_way[run.job, run.tick] = (job, self._clock.monotonic())
+        for told in self.begun:
+            told(job)
         try:
             async with heartbeats(run, self._ledger, self._clock, self._lease_ms):
                 async with run.lease.guard():
@@ -271,6 +283,8 @@ class Runner:
         except asyncio.CancelledError:
             await asyncio.shield(self._hand_over(run, stopping=True))
             raise
+        finally:
+            self.under_way.pop((run.job, run.tick), None)
 
     async def _attempts(self, job: Job, run: Run) -> tuple[Mapping[str, int], str | None, int]:
         """Run the body until it succeeds or its attempts are used up: its counts, its error and
