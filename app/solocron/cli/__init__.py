@@ -16,6 +16,7 @@ import sys
 from solocron.cli.commands import app
 from solocron.cli.console import complain
 from solocron.cli.deadletters import deadletters
+from solocron.cli.operating import explain, history, pause, resume
 from solocron.cli.stores import stores_app
 from solocron.errors import (
     ConfigError,
@@ -25,7 +26,8 @@ from solocron.errors import (
     StorageUnavailable,
 )
 
-app.command()(deadletters)
+for command in (history, explain, pause, resume, deadletters):
+    app.command()(command)
 app.add_typer(stores_app, name="stores")
 
 
