@@ -25,6 +25,7 @@ from solocron.web.dashboard import Dashboard
 from solocron.web.guard import is_loopback
 from solocron.web.server import WebServer, problems, routes
 from solocron.web.status import overview
+from solocron.web.ticks import Ticks
 from solocron.wiring import build, metrics_of, policies, store_jobs
 
 log = logging.getLogger("solocron")
@@ -304,7 +305,8 @@ class Solocron:
         )  # fmt: skip
         return routes(
             authenticator=parts.authenticator, sockets=parts.sockets, events=parts.events,
-            stores=parts.api, dashboard=dashboard, metrics=self._metrics, readiness=self.readiness,
+            stores=parts.api, dashboard=dashboard, metrics=self._metrics,
+            ticks=Ticks(self.inquiry, parts.authenticator), readiness=self.readiness,
         )  # fmt: skip
 
     def attach(self, app: web.Application) -> None:

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+from test_web import serving, token
 
 from commands import Cli
 from conftest import RedisServer, free_port
 from solocron.cron.ticks import Calendar
+from solocron.web.ticks import explanation_schema
 from workers import Worker, prepare, until, wall_ms
 
 JOB = "tick-test"
@@ -247,6 +250,33 @@ async def test_workers_with_other_schedules_are_named(fleet: Fleet, own_redis: R
     assert "'*/3 * * * * * UTC'" in note["text"] or "'*/2 * * * * * UTC'" in note["text"]
     assert "SOLOCRON_TIMEZONE" in note["remedy"]
     await other.stop()
+
+
+# -- by REST -------------------------------------------------------------------------------
+
+
+async def test_a_tick_is_explained_by_rest(environment: pytest.MonkeyPatch) -> None:
+    path = "/api/v1/jobs/store-auto-close/ticks"
+    async with serving() as api:
+
+        async def get(tick: str, scope: str = "metrics:read") -> tuple[int, Any]:
+            return await api.call("GET", f"{path}/{tick}", auth=token(scope=scope))
+
+        assert (await get("latest", "notifications:read"))[0] == 403
+        assert (await api.call("GET", f"{path}/latest"))[0] == 401
+        status, told = await get("2026-11-26T06:00", "jobs:run")
+        assert status == 200 and told["is_tick"] and told["lock"] is told["ledger"] is None
+        Draft202012Validator(explanation_schema()).validate(told)
+        ran = await api.cron.run_job("store-auto-close")
+        (run,) = await api.cron.parts.ledger.history("store-auto-close")
+        await api.cron.parts.locks.pause("cron:store-auto-close", by="ops")
+        status, told = await get(str(run["tick"]))
+        assert status == 200 and ran.state == told["state"] == "succeeded"
+        assert told["ledger"]["origin"] == "manual" and told["pause"]["by"] == "ops"
+        Draft202012Validator(explanation_schema()).validate(told)
+        assert (await get("noon"))[0] == 422
+        status, problem = await api.call("GET", path.replace("auto", "no") + "/1", auth=token())
+        assert status == 404 and "store-no-close" in problem["detail"]
 
 
 # -- arguments -----------------------------------------------------------------------------
