@@ -47,6 +47,11 @@ class Inquiry:
         self._environment = environment
         self._limits = limits
 
+    @property
+    def silent_ms(self) -> int:
+        """After how long without a sign of life a server counts as silent."""
+        return self._limits.silent_ms
+
     async def job(self, name: str) -> Job:
         """The job of that name, of this process or else as the server seen last runs it; such a
         one has no body. Raises UnknownJob."""
