@@ -232,8 +232,11 @@ def _not_run(facts: Facts) -> tuple[State, Words]:
             "wait; or, if that one is no more, free the lock: solocron unlock {key}",
         )
     if not facts.redis and all(map(facts.is_silent, facts.workers)):
-        return "not-run", ("it was not run: no server is up", "start one: solocron serve; the "
-                           "newest tick within SOLOCRON_CATCH_UP is run then")  # fmt: skip
+        return "not-run", (
+            "it was not run: no server is up",
+            "start one: solocron serve; of a job that ran before, it runs the newest tick within "
+            "SOLOCRON_CATCH_UP",
+        )
     if open_still:
         return "waiting", ("it has not been run yet", "nothing yet: a server looks for such ticks "
                            "every SOLOCRON_SWEEP s")  # fmt: skip
