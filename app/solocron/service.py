@@ -13,7 +13,7 @@ from aiohttp import web
 
 from solocron.clock import Clock, SystemClock
 from solocron.cron.board import State
-from solocron.cron.inquiry import Inquiry, Silence
+from solocron.cron.inquiry import Inquiry, Limits
 from solocron.cron.job import Body, Job
 from solocron.cron.outcome import Outcome
 from solocron.cron.scheduler import Scheduler
@@ -97,9 +97,10 @@ class Solocron:
 
     def _inquiry(self) -> Inquiry:
         settings, parts = self.settings, self.parts
-        limits = Silence(
+        limits = Limits(
             silent_ms=int(settings.sweep * 3000) + 2000,
             kept_ms=int(max(settings.history, settings.catch_up) * 1000),
+            catch_up_ms=int(settings.catch_up * 1000),
         )
         return Inquiry(
             self._jobs, locks=parts.locks, ledger=parts.ledger, board=parts.board,

@@ -152,7 +152,7 @@ async def test_a_lock_of_the_original_system_is_what_it_waits_for(fleet: Fleet) 
     told = await fleet.comes_to("held", wall_ms() + 2000)
     assert told["state"] == "waiting"
     assert "held by locked" in told["text"] and "solocron unlock cron:tick-test" in told["remedy"]
-    assert told["lock"]["owner"] == "locked"
+    assert told["lock"]["owner"] == "locked" and not told["lock"]["silent"]
 
 
 async def test_without_redis_the_ledger_is_told_and_afterwards_the_fallback(fleet: Fleet) -> None:
@@ -247,8 +247,11 @@ async def test_workers_with_other_schedules_are_named(fleet: Fleet, own_redis: R
 
     await until(noticed)
     (note,) = [each for each in told["notes"] if each["about"] == "schedules"]
-    assert "'*/3 * * * * * UTC'" in note["text"] or "'*/2 * * * * * UTC'" in note["text"]
+    assert note["text"].endswith(" run it by '*/3 * * * * * UTC', not '*/2 * * * * * UTC'")
     assert "SOLOCRON_TIMEZONE" in note["remedy"]
+    doctor = await fleet.cli("doctor", "--json")
+    found = [each for each in json.loads(doctor.out)["findings"] if each["about"] == JOB]
+    assert doctor.code == 1 and note["text"] in [each["text"] for each in found]
     await other.stop()
 
 

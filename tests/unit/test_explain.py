@@ -137,6 +137,16 @@ def test_silence_about_what_was_just_now_or_long_ago() -> None:
     assert told["text"] == "waits for it"
 
 
+@pytest.mark.parametrize(
+    ("owner", "alive", "silent"),
+    [("w1:1:ab:-1", True, False), ("w1:1:ab:-1", False, True), ("locked", False, False)],
+)
+def test_the_lock_now(owner: str, alive: bool, silent: bool) -> None:
+    told = explained(survey=survey(owner, alive=alive))
+    assert told["lock"] == {"owner": owner, "ttl_ms": 90_000, "silent": silent}
+    assert told["state"] == "waiting" and ("its lock is held" in told["text"]) is not silent
+
+
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_every_verdict_is_put_into_words(verdict: str) -> None:
     (told,) = explained(verdicts=said(verdict, "the detail"))["workers"]

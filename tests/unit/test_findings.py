@@ -185,6 +185,12 @@ def test_what_does_not_fit_a_jobs_runs(job: Job, took_ms: int, severity: str, te
     assert brief(of_job(job, [took_ms] * 4, settings(grace=grace), NOW)) == []  # too few
 
 
+def test_the_ttl_of_another_services_job_is_not_known() -> None:
+    job = nightly(ttl_s=1)
+    assert brief(of_job(job, [10_000] * 20, settings(), NOW, ttl_known=False)) == []
+    one(of_job(job, [21_000] * 20, settings(), NOW, ttl_known=False), "warning", "SOLOCRON_GRACE")
+
+
 def test_what_fits_a_jobs_runs() -> None:
     assert brief(of_job(nightly(), [10_000] * 20, settings(), NOW)) == []
     assert brief(of_job(nightly(), [10] * 19 + [900_000], settings(), NOW)) == []

@@ -28,19 +28,21 @@ _ORDER = ("error", "warning", "note")
 
 async def examine(cron: Solocron) -> dict[str, Any]:
     """Whether Redis and the database are up, and the findings, the worst first."""
-    (redis, workers, up), (database, stored) = await asyncio.gather(_redis(cron), _database(cron))
+    redis, workers, up = await _redis(cron)
+    jobs = {**cron.inquiry.others(workers), **cron.jobs}
+    database, stored = await _database(cron, list(jobs))
     now_ms = cron.parts.clock.now_ms()
-    jobs = list(cron.jobs.values())
     found = [*redis, *database, *of_settings(cron.settings)]
     if up:
-        found += of_workers(workers, jobs, now_ms, cron.inquiry.silent_ms)
+        found += of_workers(workers, list(jobs.values()), now_ms, cron.inquiry.silent_ms)
     if stored is not None:
         facts, durations = stored
         found += of_database(facts, workers, cron.settings)
     else:
         durations = {}
-    for job in jobs:
-        found += of_job(job, durations.get(job.name, ()), cron.settings, now_ms)
+    for name, job in jobs.items():
+        ours = name in cron.jobs
+        found += of_job(job, durations.get(name, ()), cron.settings, now_ms, ttl_known=ours)
     found.sort(key=lambda each: _ORDER.index(each.severity))
     return {
         "redis": "up" if up else "down",
@@ -115,11 +117,11 @@ def _fields(info: str) -> dict[str, str]:
 Stored = tuple[DatabaseFacts, Mapping[str, Sequence[int]]]
 
 
-async def _database(cron: Solocron) -> tuple[list[Finding], Stored | None]:
+async def _database(cron: Solocron, jobs: Sequence[str]) -> tuple[list[Finding], Stored | None]:
     try:
         async with asyncio.timeout(_WITHIN_S):
             await cron.parts.database.check()
-            return [], await _stored(cron)
+            return [], await _stored(cron, jobs)
     except (StorageUnavailable, TimeoutError) as error:
         text = str(error) or f"it gave no answer within {_WITHIN_S:g} s"
         remedy = "start it, or see DATABASE_URL and the network between"
@@ -128,7 +130,7 @@ async def _database(cron: Solocron) -> tuple[list[Finding], Stored | None]:
         return [Finding("database", "error", text, remedy)], None
 
 
-async def _stored(cron: Solocron) -> Stored:
+async def _stored(cron: Solocron, jobs: Sequence[str]) -> Stored:
     clock, ledger, database = cron.parts.clock, cron.parts.ledger, cron.parts.database
     answers_ms, ahead_ms = [], 0.0
     for _ in range(_ASKED):
@@ -143,7 +145,7 @@ async def _stored(cron: Solocron) -> Stored:
             for row in await ledger.history(name, _RUNS)
             if row["state"] == "succeeded" and row["duration_ms"] is not None
         ]
-        for name in cron.jobs
+        for name in jobs
     }
     kind = ""
     if database.dialect == "sqlite":

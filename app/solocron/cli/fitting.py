@@ -120,41 +120,28 @@ def of_settings(settings: Settings) -> Iterator[Finding]:
 
 
 def of_job(
-    job: Job, durations_ms: Sequence[int], settings: Settings, now_ms: float
-) -> Iterator[Finding]:
-    """What does not fit a job's last runs, and the next day on which its time does not exist."""
+    job: Job, durations_ms: Sequence[int], settings: Settings, now_ms: float, *,
+    ttl_known: bool = True,
+) -> Iterator[Finding]:  # fmt: skip
+    """What does not fit a job's last runs, and the next day on which its time does not exist. The
+    TTL of another service's job is not known here."""
     yield from _gap(job.name, job.calendar, now_ms)
     if len(durations_ms) < _FEW_RUNS:
         return
     took_ms = p95(durations_ms)
     took = f"of its last {len(durations_ms)} runs 95 % took up to {took_ms / 1000:.1f} s"
-    least_s, most_s = ttl_for(took_ms / 1000)
-    ttl_s = job.ttl_ms / 1000
-    if ttl_s < least_s:
-        yield Finding(
-            job.name,
-            "warning",
-            f"its TTL is {ttl_s:g} s; {took}",
-            f"a TTL of {least_s:.0f} to {most_s:.0f} s",
-        )
-    elif ttl_s > most_s:
-        yield Finding(
-            job.name,
-            "note",
-            f"its TTL is {ttl_s:g} s; {took}",
-            f"{least_s:.0f} to {most_s:.0f} s would do",
-        )
+    if ttl_known:
+        yield from _ttl(job, took_ms, took)
     if took_ms > settings.grace * 1000:
         yield Finding(
             job.name,
             "warning",
-            f"SOLOCRON_GRACE is {settings.grace:g} s; {took}: a stop "
-            "cuts it off, and another server does it again",
+            f"SOLOCRON_GRACE is {settings.grace:g} s; {took}: a stop cuts it off, and another "
+            "server does it again",
             f"a grace of {1.5 * took_ms / 1000:.0f} s",
         )
-    every_ms = job.calendar.next_after(job.calendar.next_after(now_ms)) - job.calendar.next_after(
-        now_ms
-    )
+    tick = job.calendar.next_after(now_ms)
+    every_ms = job.calendar.next_after(tick) - tick
     if took_ms > every_ms:
         yield Finding(
             job.name,
@@ -162,6 +149,15 @@ def of_job(
             f"it is due every {every_ms / 1000:g} s; {took}: ticks are left out",
             "make it faster, or its schedule wider",
         )
+
+
+def _ttl(job: Job, took_ms: float, took: str) -> Iterator[Finding]:
+    least_s, most_s = ttl_for(took_ms / 1000)
+    ttl_s, range_s = job.ttl_ms / 1000, f"{least_s:.0f} to {most_s:.0f} s"
+    if ttl_s < least_s:
+        yield Finding(job.name, "warning", f"its TTL is {ttl_s:g} s; {took}", f"a TTL of {range_s}")
+    elif ttl_s > most_s:
+        yield Finding(job.name, "note", f"its TTL is {ttl_s:g} s; {took}", f"{range_s} would do")
 
 
 def ttl_for(duration_s: float) -> tuple[float, float]:

@@ -146,7 +146,7 @@ def _print(told: dict[str, Any]) -> None:
         _say(f"{each['about']}: {each['text']}", each["remedy"])
     lock, pause = told["lock"], told["pause"]
     if lock is not None:
-        gone = "" if lock["alive"] else ", which gives no sign of life: whoever wants it takes it"
+        gone = ", which gives no sign of life: whoever wants it takes it" if lock["silent"] else ""
         _say(f"lock: held now by {lock['owner']} for {lock['ttl_ms']} ms more{gone}", "")
     if pause is not None:
         by = f" by {pause['by']}" if pause["by"] else ""

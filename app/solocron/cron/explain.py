@@ -18,7 +18,7 @@ from solocron.cron.journal import Entry
 from solocron.cron.outcome import BEGUN
 from solocron.cron.sweep import is_free
 from solocron.errors import InvalidInput
-from solocron.locks.results import Survey
+from solocron.locks.results import Survey, token_tick
 
 State = Literal["succeeded", "failed", "running", "silent", "waiting", "skipped", "not-run",
                 "not-due", "no-tick", "unknown"]  # fmt: skip
@@ -297,7 +297,8 @@ def _ledger(run: Mapping[str, Any] | None) -> dict[str, Any] | None:
 def _lock(survey: Survey | None) -> dict[str, Any] | None:
     if survey is None or not survey.owner:
         return None
-    return {"owner": survey.owner, "ttl_ms": survey.ttl_ms, "alive": survey.alive}
+    silent = not survey.alive and token_tick(survey.owner) is not None  # others have no such sign
+    return {"owner": survey.owner, "ttl_ms": survey.ttl_ms, "silent": silent}
 
 
 def _pause(facts: Facts) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,14 +22,17 @@ from solocron.storage.runs import RunLedger
 
 _WITHIN_S = 5.0
 _SHOWN = 20
+_UP = 10_000  # votes of a server that is up: more than all that are not have together
 
 
 @dataclass(frozen=True)
-class Silence:
-    """For how long, in ms, a server may give no sign of life, and ended runs are kept."""
+class Limits:
+    """For how long, in ms, a server may give no sign of life, ended runs are kept, and a tick that
+    nobody ran may be run."""
 
     silent_ms: int
     kept_ms: int
+    catch_up_ms: int
 
 
 class Inquiry:
@@ -37,7 +41,7 @@ class Inquiry:
 
     def __init__(
         self, jobs: Mapping[str, Job], *, locks: LockManager, ledger: RunLedger, board: Board,
-        clock: Clock, environment: str, limits: Silence,
+        clock: Clock, environment: str, limits: Limits,
     ) -> None:  # fmt: skip
         self._jobs = jobs
         self._locks = locks
@@ -53,19 +57,31 @@ class Inquiry:
         return self._limits.silent_ms
 
     async def job(self, name: str) -> Job:
-        """The job of that name, of this process or else as the server seen last runs it; such a
-        one has no body. Raises UnknownJob."""
+        """The job of that name, of this process or else as most of the others run it; such a one
+        has no body. Raises UnknownJob."""
         if name in self._jobs:
             return self._jobs[name]
         workers, why = await self._workers()
-        for each in sorted(workers, key=lambda worker: worker.seen_ms, reverse=True):
-            if name in each.schedules and (job := self._job(name, each.schedules[name])):
-                return job
-        known = sorted({*self._jobs, *(job for each in workers for job in each.schedules)})
+        known = {**self.others(workers), **self._jobs}
+        if name in known:
+            return known[name]
         raise UnknownJob(
-            f"there is no job named {name[:100]!r}: use one of {', '.join(known[:_SHOWN])}"
+            f"there is no job named {name[:100]!r}: use one of {', '.join(sorted(known)[:_SHOWN])}"
             + (f" (the other servers' are not known: {why})" if why else "")
         )
+
+    def others(self, workers: Sequence[Presence]) -> dict[str, Job]:
+        """The jobs that this process does not have and those servers have, by name: each as most
+        that are up run it, without its body and its TTL."""
+        since_ms = self._clock.now_ms() - self._limits.silent_ms
+        votes: dict[str, Counter[str]] = {}
+        for each in workers:
+            for name, fingerprint in each.schedules.items():
+                if name not in self._jobs:
+                    up = each.seen_ms >= since_ms
+                    votes.setdefault(name, Counter())[fingerprint] += _UP if up else 1
+        jobs = {name: self._job(name, each.most_common(1)[0][0]) for name, each in votes.items()}
+        return {name: job for name, job in jobs.items() if job is not None}
 
     async def explain(self, name: str, when: str | None = None) -> dict[str, Any]:
         """The explanation of a tick, as `explain.explain` gives it; `when` is for
@@ -114,8 +130,10 @@ class Inquiry:
     def _job(self, name: str, fingerprint: str) -> Job | None:
         expression, _, zone = fingerprint.rpartition(" ")
         try:
-            return Job(name=name, calendar=Calendar(expression, zone), body=_nothing,
-                       environment=self._environment)  # fmt: skip
+            return Job(
+                name=name, calendar=Calendar(expression, zone), body=_nothing,
+                environment=self._environment, catch_up_ms=self._limits.catch_up_ms,
+            )  # fmt: skip
         except ConfigError:
             return None
 

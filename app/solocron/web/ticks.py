@@ -44,7 +44,7 @@ def explanation_schema() -> dict[str, Any]:
             state=text, attempt=ms, owner=text, origin=text, fallback=flag, started_at=ms,
             finished_at=maybe_ms, duration_ms=maybe_ms, error=maybe_text, counts={"type": "object"},
         ),
-        lock=_or_null(owner=text, ttl_ms=ms, alive=flag),
+        lock=_or_null(owner=text, ttl_ms=ms, silent=flag),
         pause=_or_null(until=ms, by=text, since=maybe_ms),
         workers={
             "type": "array",
