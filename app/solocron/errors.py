@@ -11,6 +11,10 @@ class ConfigError(SolocronError, ValueError):
     """A setting, job or argument is wrong. The message names it, its value and the remedy."""
 
 
+class UnknownJob(ConfigError):
+    """There is no job of that name."""
+
+
 class InvalidInput(SolocronError, ValueError):
     """Data from outside (a row, a frame, a request body) is wrong: field, value, remedy."""
 

@@ -13,17 +13,19 @@ from aiohttp import web
 
 from solocron.clock import Clock, SystemClock
 from solocron.cron.board import State
+from solocron.cron.inquiry import Inquiry, Limits
 from solocron.cron.job import Body, Job
 from solocron.cron.outcome import Outcome
 from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
-from solocron.errors import ConfigError, StorageUnavailable
+from solocron.errors import ConfigError, StorageUnavailable, UnknownJob
 from solocron.settings import Settings, load
 from solocron.watchdog import Watchdog
 from solocron.web.dashboard import Dashboard
 from solocron.web.guard import is_loopback
 from solocron.web.server import WebServer, problems, routes
 from solocron.web.status import overview
+from solocron.web.ticks import Ticks
 from solocron.wiring import build, metrics_of, policies, store_jobs
 
 log = logging.getLogger("solocron")
@@ -45,6 +47,7 @@ class Solocron:
         self._jobs: dict[str, Job] = {}
         self._scheduler: Scheduler | None = None
         self._watchdog = Watchdog()
+        self.inquiry = self._inquiry()
         self._metrics = metrics_of(self.parts, self._jobs, self._watchdog, lambda: self._scheduler)
         self._started, self._stopping, self._drained, self._closing = (
             asyncio.Event() for _ in range(4)
@@ -97,13 +100,25 @@ class Solocron:
 
         return host
 
+    def _inquiry(self) -> Inquiry:
+        settings, parts = self.settings, self.parts
+        limits = Limits(
+            silent_ms=int(settings.sweep * 3000) + 2000,
+            kept_ms=int(max(settings.history, settings.catch_up) * 1000),
+            catch_up_ms=int(settings.catch_up * 1000),
+        )
+        return Inquiry(
+            self._jobs, locks=parts.locks, ledger=parts.ledger, board=parts.board,
+            clock=parts.clock, environment=settings.environment, limits=limits,
+        )  # fmt: skip
+
     async def run_job(self, name: str) -> Outcome:
-        """Run a job now, beside its schedule, unless it is running. Raises ConfigError for a name
-        there is no job of. Its notifications are published before this returns."""
+        """Run a job now, beside its schedule, unless it is running. Raises UnknownJob.
+        Its notifications are published before this returns."""
         job = self._jobs.get(name)
         if job is None:
             known = ", ".join(self._jobs)
-            raise ConfigError(f"there is no job named {name[:100]!r}: use one of {known}")
+            raise UnknownJob(f"there is no job named {name[:100]!r}: use one of {known}")
         now = int(self.parts.clock.now_ms())
         outcome = await self.parts.runner.run_tick(job, now, origin="manual")
         await self.parts.relay.flush()
@@ -299,7 +314,8 @@ class Solocron:
         )  # fmt: skip
         return routes(
             authenticator=parts.authenticator, sockets=parts.sockets, events=parts.events,
-            stores=parts.api, dashboard=dashboard, metrics=self._metrics, readiness=self.readiness,
+            stores=parts.api, dashboard=dashboard, metrics=self._metrics,
+            ticks=Ticks(self.inquiry, parts.authenticator), readiness=self.readiness,
         )  # fmt: skip
 
     def attach(self, app: web.Application) -> None:

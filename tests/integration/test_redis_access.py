@@ -39,7 +39,8 @@ async def works(url: str, within_s: float = 5) -> None:
         assert locks.statistics.of(KEY).renewals == 1
         assert await locks.release(claim.lease, settle=1000)
         assert await locks.claim(KEY, 1000, 60_000) == Done(1000)
-        await locks.pause(KEY)
+        await locks.pause(KEY, by="me")
+        assert (await locks.inspect(KEY)).paused
         assert await locks.resume(KEY)
         assert not await locks.unlock(KEY)
     await tells(url)

@@ -22,7 +22,16 @@ from solocron.locks.keys import check_key, check_ttl, companions
 from solocron.locks.lease import Lease
 from solocron.locks.link import RedisLink
 from solocron.locks.owned import Owned
-from solocron.locks.results import Claim, Granted, Held, Survey, read_refusal, read_survey
+from solocron.locks.results import (
+    Claim,
+    Granted,
+    Held,
+    Survey,
+    pause_text,
+    read_refusal,
+    read_survey,
+)
+from solocron.locks.session import Command
 from solocron.locks.skew import SkewGuard
 from solocron.locks.statistics import LockStatistics
 from solocron.locks.strays import Strays
@@ -31,7 +40,8 @@ log = logging.getLogger("solocron.locks")
 
 _T = TypeVar("_T")
 
-_PAUSE_MS = 30 * 24 * 3600 * 1000
+_PAUSE_MS = 7 * 24 * 3600 * 1000
+_LONGEST_PAUSE_MS = 30 * 24 * 3600 * 1000
 _SCHEDULE_KEEP_MS = 3_600_000
 
 
@@ -282,6 +292,17 @@ class LockManager:
         self.skew.compare(sent_ms, now_ms, "Redis's")
         return [read_survey(row) for row in rows]
 
+    async def inspect(self, key: str) -> Survey:
+        """As `survey`, of one job and without leaving a trace: `schedule` is '' when no server
+        noted any, and `look` is False."""
+        beside = companions(check_key(key))
+        commands: list[Command] = [
+            ("GET", key), ("PTTL", key), ("EXISTS", beside.alive), ("GET", beside.settled),
+            ("GET", beside.schedule), ("GET", beside.paused), ("PTTL", beside.paused),
+        ]  # fmt: skip
+        row = await self.link.call_all(commands, [key] * len(commands))
+        return read_survey([b"" if each is None else each for each in row] + [0])
+
     def _together(self, items: Sequence[_T]) -> Sequence[Sequence[_T]]:
         """What one script may take: all, but on a cluster one job's keys."""
         return [[each] for each in items] if self.link.splits else [items] if items else []
@@ -308,10 +329,14 @@ class LockManager:
         """Delete a lock whoever holds it (an operator's act); its owner's lease is lost."""
         return bool(await self.link.call("DEL", check_key(key), companions(key).alive, key=key))
 
-    async def pause(self, key: str, *, ttl_ms: int = _PAUSE_MS) -> None:
-        """Let no tick of the job be claimed for `ttl_ms` (at most, and unless told, 30 days)."""
-        ttl = check_ttl(ttl_ms, at_most_ms=_PAUSE_MS)
-        await self.link.call("SET", companions(check_key(key)).paused, "1", "PX", ttl, key=key)
+    async def pause(self, key: str, *, ttl_ms: int = _PAUSE_MS, by: str = "") -> int:
+        """Let no tick of the job be claimed for `ttl_ms` (unless told 7 days, at most 30), in the
+        name of `by`; until when, UTC epoch ms. A pause before is replaced."""
+        ttl = check_ttl(ttl_ms, at_most_ms=_LONGEST_PAUSE_MS)
+        now_ms = int(self._clock.now_ms())
+        text = pause_text(by, now_ms)
+        await self.link.call("SET", companions(check_key(key)).paused, text, "PX", ttl, key=key)
+        return now_ms + ttl
 
     async def resume(self, key: str) -> bool:
         """End a pause; False when there was none."""

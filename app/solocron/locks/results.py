@@ -6,12 +6,14 @@ reachable" (that is an error), nor a bool for a token.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from solocron.locks.lease import Lease
 
+_MAX_BY = 200
 # The same form as in the Lua scripts: host:pid:uuid:tick.
 _TOKEN = re.compile(r".+:[0-9]+:[0-9a-fA-F]+:(-?[0-9]{1,15})", re.DOTALL)
 
@@ -78,6 +80,16 @@ def read_refusal(answer: list[Any]) -> Held | Done | Paused | Early:
 
 
 @dataclass(frozen=True)
+class Pause:
+    """A job's pause: who made it ('': unknown), when (UTC epoch ms; 0: unknown), and for how many
+    ms more it holds."""
+
+    by: str
+    at_ms: int
+    left_ms: int
+
+
+@dataclass(frozen=True)
 class Survey:
     """What Redis knows of one job. `settled` is the newest settled tick, or None; `look`: it is
     this server's turn to look for silent runs in the ledger."""
@@ -87,8 +99,13 @@ class Survey:
     alive: bool
     settled: int | None
     schedule: str
-    paused: bool
-    look: bool
+    pause: Pause | None
+    look: bool = False
+
+    @property
+    def paused(self) -> bool:
+        """Whether an operator paused the job."""
+        return self.pause is not None
 
 
 def read_survey(row: list[Any]) -> Survey:
@@ -99,6 +116,20 @@ def read_survey(row: list[Any]) -> Survey:
         alive=bool(row[2]),
         settled=int(row[3]) if row[3] else None,
         schedule=row[4].decode(errors="replace"),
-        paused=bool(row[5]),
-        look=bool(row[6]),
+        pause=read_pause(row[5], int(row[6])) if row[5] else None,
+        look=bool(row[7]),
     )
+
+
+def pause_text(by: str, at_ms: int) -> str:
+    """What stands in the key of a pause."""
+    return json.dumps({"by": by[:_MAX_BY], "at_ms": at_ms})
+
+
+def read_pause(text: bytes, left_ms: int) -> Pause:
+    """What the key of a pause says; whatever is in it, the job is paused."""
+    try:
+        value = json.loads(text)
+        return Pause(str(value["by"])[:_MAX_BY], int(value["at_ms"]), left_ms)
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
+        return Pause("", 0, left_ms)

@@ -85,10 +85,13 @@ for i = 1, #KEYS / 6 do
     redis.call('SET', KEYS[k + 3], ARGV[i], 'PX', keep)
     schedule = ARGV[i]
   end
+  local paused = redis.pcall('GET', KEYS[k + 4])
+  if type(paused) == 'table' or paused == '' then paused = '?' end -- whatever is there
   answers[i] = {
     string.sub(redis.call('GET', KEYS[k]) or '', 1, 300), redis.call('PTTL', KEYS[k]),
     redis.call('EXISTS', KEYS[k + 1]), redis.call('GET', KEYS[k + 2]) or '',
-    string.sub(schedule, 1, 300), redis.call('EXISTS', KEYS[k + 4]),
+    string.sub(schedule, 1, 300), string.sub(paused or '', 1, 1000),
+    redis.call('PTTL', KEYS[k + 4]),
     redis.call('SET', KEYS[k + 5], '1', 'PX', look, 'NX') and 1 or 0,
   }
 end

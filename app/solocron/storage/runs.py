@@ -307,11 +307,15 @@ class RunLedger:
         async with self._database.connect(_WITHIN_S) as connection:
             return int((await connection.execute(select(database_now()))).scalar_one())
 
-    async def history(self, job: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
-        """The newest runs, newest first, at most `limit` (and never more than 1,000)."""
+    async def history(
+        self, job: str | None = None, limit: int = 50, *, tick: int | None = None
+    ) -> list[dict[str, Any]]:
+        """The newest runs, or those of `tick`, newest first, `limit` and 1,000 at most."""
         query = select(job_runs).order_by(job_runs.c.tick.desc()).limit(min(limit, 1000))
         if job is not None:
             query = query.where(job_runs.c.job == job)
+        if tick is not None:
+            query = query.where(job_runs.c.tick == tick)
         async with self._database.connect(_WITHIN_S) as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [dict(row) for row in rows]

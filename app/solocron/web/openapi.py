@@ -15,12 +15,13 @@ from solocron.stores.repository import MAX_PAGE
 from solocron.web.api import MAX_BODY, PAGE
 from solocron.web.events import MAX_STORES
 from solocron.web.static import TYPES
+from solocron.web.ticks import explanation_schema
 
 _PROBLEMS = {
     400: "The request is not HTTP as it should be.",
     401: "There is no token, or it is refused.",
     403: "The token does not allow this, or a page of this origin may not ask.",
-    404: "There is no such store.",
+    404: "There is no such store or job.",
     408: "The body did not come in time.",
     413: f"The body is over {MAX_BODY} bytes.",
     422: "A value is wrong: `detail` names it and the remedy.",
@@ -42,7 +43,7 @@ def document() -> dict[str, Any]:
             "summary": "Stores, their notifications, and the health of the jobs.",
         },
         "security": [{"token": []}],
-        "paths": {**_stores(), **_store(), **_events(), **_others(), **_static()},
+        "paths": {**_stores(), **_store(), **_ticks(), **_events(), **_others(), **_static()},
         "components": {
             "schemas": {
                 "Store": _object(_store_fields(), optional=("contact",)),
@@ -53,6 +54,7 @@ def document() -> dict[str, Any]:
                         "next": {**_ID, "type": ["string", "null"]},
                     }
                 ),
+                "Explanation": explanation_schema(),
                 "Problem": _object(
                     {
                         "type": {"type": "string"},
@@ -189,6 +191,22 @@ def _store() -> dict[str, Any]:
         },
         f"{path}/open": action("Open"),
         f"{path}/close": action("Close"),
+    }
+
+
+def _ticks() -> dict[str, Any]:
+    job = {"name": "job", "in": "path", "required": True, "schema": _TEXT}
+    text = "UTC epoch ms, ISO 8601 (in the job's zone unless it has one), or `latest`."
+    tick = {"name": "tick", "in": "path", "required": True, "schema": _TEXT, "description": text}
+    found = {200: ("What became of the tick.", _ref("Explanation"))}
+    return {
+        "/api/v1/jobs/{job}/ticks/{tick}": {
+            "parameters": [job, tick],
+            "get": {
+                "summary": "Why a tick was run, or was not: for jobs:run or metrics:read.",
+                "responses": _answers(found, *_GUARDED, 404, 422, 503),
+            },
+        }
     }
 
 

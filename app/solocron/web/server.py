@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from solocron.errors import ConfigError, InvalidInput, StorageUnavailable
+from solocron.errors import ConfigError, InvalidInput, StorageUnavailable, UnknownJob
 from solocron.stores.repository import UnknownStore
 from solocron.web import asyncapi, openapi, static
 from solocron.web.api import StoresApi
@@ -23,6 +23,7 @@ from solocron.web.guard import bearer, check_host
 from solocron.web.metrics import Metrics
 from solocron.web.seats import Full
 from solocron.web.socket import Sockets
+from solocron.web.ticks import Ticks
 
 log = logging.getLogger("solocron.web")
 
@@ -49,7 +50,7 @@ def problem(status: int, title: str, detail: str) -> web.Response:
 
 def routes(
     *, authenticator: Authenticator, sockets: Sockets, events: Events, stores: StoresApi,
-    dashboard: Dashboard, metrics: Metrics, readiness: Readiness,
+    dashboard: Dashboard, metrics: Metrics, ticks: Ticks, readiness: Readiness,
 ) -> list[web.RouteDef]:  # fmt: skip
     """Every route, guarded on its own so that it can live in a host's application."""
 
@@ -87,6 +88,7 @@ def routes(
         web.put("/api/v1/stores/{id}", guarded(stores.put)),
         web.post("/api/v1/stores/{id}/open", guarded(stores.open)),
         web.post("/api/v1/stores/{id}/close", guarded(stores.close)),
+        web.get("/api/v1/jobs/{job}/ticks/{tick}", guarded(ticks.get)),
         *(web.get(path, events.readable(guarded(each))) for path, each in static.handlers()),
     ]
 
@@ -113,7 +115,7 @@ def _answer(request: web.Request, error: Exception) -> web.Response:
             return problem(401, "Unauthenticated", str(error))
         case Forbidden():
             return problem(403, "Forbidden", str(error))
-        case UnknownStore():
+        case UnknownStore() | UnknownJob():
             return problem(404, "Not found", str(error))
         case InvalidInput():
             return problem(422, "Invalid input", str(error))
