@@ -172,8 +172,8 @@ def _alerts(
     link = make_link(settings.redis, clock=clock, deadline_s=settings.redis_deadline)
     look = Look(
         locks=locks, database=database, runner=runner, board=board, deliveries=deliveries,
-        clock=clock, ask_s=min(settings.sweep, settings.alert_after), sweep_s=settings.sweep,
-        counts_dead=bool(settings.channel_urls),
+        clock=clock, ask_s=min(settings.sweep, settings.alert_after),
+        silent_ms=settings.silent_ms, counts_dead=bool(settings.channel_urls),
     )  # fmt: skip
     fleet = Fleet(AlertTable(database), SharedAlerts(link, settings.environment))
     teller = Teller(alert_channels(settings.alert_channel_urls), environment=settings.environment)
