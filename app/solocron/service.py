@@ -103,7 +103,7 @@ class Solocron:
     def _inquiry(self) -> Inquiry:
         settings, parts = self.settings, self.parts
         limits = Limits(
-            silent_ms=int(settings.sweep * 3000) + 2000,
+            silent_ms=settings.silent_ms,
             kept_ms=int(max(settings.history, settings.catch_up) * 1000),
             catch_up_ms=int(settings.catch_up * 1000),
         )

@@ -170,6 +170,11 @@ class Settings(BaseSettings):
         return _urls(self.alert_urls)
 
     @property
+    def silent_ms(self) -> int:
+        """After how many ms without a sign a server counts as silent: it gives one each sweep."""
+        return int(self.sweep * 3000) + 2000
+
+    @property
     def redis(self) -> str:
         """The Redis URL: REDIS_URL, else one made of host, port and password; of a cluster, if
         REDIS_CLUSTER says so."""

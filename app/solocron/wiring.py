@@ -44,6 +44,7 @@ from solocron.storage.runs import RunLedger
 from solocron.stores.auto_close import AutoClose
 from solocron.stores.open_reminder import OpenReminder
 from solocron.stores.repository import StoreRepository
+from solocron.tracing import tracer
 from solocron.version import __version__
 from solocron.watchdog import Watchdog
 from solocron.web.api import StoresApi
@@ -91,7 +92,10 @@ def build(settings: Settings, clock: Clock) -> Parts:
         max_skew_ms=int(settings.max_skew * 1000),
     )  # fmt: skip
     ledger = RunLedger(database)
-    runner = Runner(locks=locks, ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms)
+    tracing = tracer()
+    runner = Runner(
+        locks=locks, ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms, tracer=tracing
+    )
     fanout = Fanout(
         settings.redis, environment=settings.environment, clock=clock,
         deadline_s=settings.redis_deadline,
@@ -103,7 +107,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         deliveries, channels_of(settings.channel_urls), owner=owner, clock=clock,
         policy=Policy(attempts=settings.notify_attempts),
     )  # fmt: skip
-    relay = Relay(outbox, fanout, hub, clock, committed=channels.wake)
+    relay = Relay(outbox, fanout, hub, clock, committed=channels.wake, tracer=tracing)
     repository = StoreRepository(database, channels.ids)
     authenticator = _authenticator(settings)
     connections = Connections(
@@ -168,8 +172,8 @@ def _alerts(
     link = make_link(settings.redis, clock=clock, deadline_s=settings.redis_deadline)
     look = Look(
         locks=locks, database=database, runner=runner, board=board, deliveries=deliveries,
-        clock=clock, ask_s=min(settings.sweep, settings.alert_after), sweep_s=settings.sweep,
-        counts_dead=bool(settings.channel_urls),
+        clock=clock, ask_s=min(settings.sweep, settings.alert_after),
+        silent_ms=settings.silent_ms, counts_dead=bool(settings.channel_urls),
     )  # fmt: skip
     fleet = Fleet(AlertTable(database), SharedAlerts(link, settings.environment))
     teller = Teller(alert_channels(settings.alert_channel_urls), environment=settings.environment)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from solocron.alerts.look import differences, overruns
+from solocron.alerts.look import Silence, differences, overruns, silences
 from solocron.alerts.rules import FACTS, KINDS, Change, Rules
 from solocron.alerts.teller import message_of
 from solocron.cron.board import Presence
@@ -170,6 +170,51 @@ def test_schedules_differ_of_workers_that_live() -> None:
     ]  # fmt: skip
     assert set(differences("me", workers, 50)) == {("schedules-differ", "b")}
     assert differences("unknown", workers, 50) == {}
+
+
+def told(worker: str, seen_ms: int, started_ms: int = 0, skew_ms: int = 0) -> Presence:
+    return Presence(
+        worker=worker, host="h", pid=1, version="0", started_ms=started_ms, seen_ms=seen_ms,
+        skew_ms=skew_ms, schedules={},
+    )  # fmt: skip
+
+
+def test_a_worker_is_silent_once_it_has_told_nothing_new_for_so_long() -> None:
+    silence = Silence(5)
+    wrong_clock = -3_600_000  # it counts by what is new, not by what the clocks say
+    assert silence([told("dead", wrong_clock), told("alive", 1)], 100) == set()
+    assert silence([told("dead", wrong_clock), told("alive", 2)], 104.9) == set()
+    assert silence([told("dead", wrong_clock), told("alive", 3)], 105) == {"dead"}
+    assert silence([told("dead", wrong_clock + 1), told("alive", 4)], 106) == set()  # it is back
+    assert silence([told("alive", 4)], 120) == {"alive"}
+    silence.forget()
+    assert silence([told("alive", 4)], 121) == set()
+    assert silence([], 130) == set()
+
+
+@pytest.mark.parametrize(
+    ("workers", "named"),
+    [
+        ([told("a", 10), told("me", 100)], ["a"]),
+        ([told("a", 10), told("me", 100, started_ms=11)], []),  # replaced
+        ([told("a", 10), told("b", 20), told("me", 100, started_ms=21)], ["b"]),
+        ([told("a", 10), told("b", 20), told("me", 100, started_ms=11)], ["b"]),
+        ([told("a", 10), told("me", 100, started_ms=60, skew_ms=55)], ["a"]),  # a clock ahead
+        ([told("me", 100)], []),
+    ],
+)
+def test_silent_workers_are_named_unless_others_replaced_them(
+    workers: list[Presence], named: list[str]
+) -> None:
+    found = silences(workers, {"a", "b"})
+    assert list(found) == [("worker-silent", "")] * bool(named)
+    assert all(text.startswith(f"{', '.join(named)}: silent") for text in found.values())
+
+
+def test_of_many_silent_workers_three_are_named() -> None:
+    workers = [told(f"w{n}", n) for n in range(5)]
+    ((_, text),) = silences(workers, {each.worker for each in workers}).items()
+    assert text.startswith("w0, w1, w2 and 2 more: silent")
 
 
 def test_a_message_has_no_line_of_a_values_own_and_names_problem_and_end_alike() -> None:

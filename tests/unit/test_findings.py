@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from solocron.cli.findings import DatabaseFacts, Finding, RedisFacts, of_database, of_redis, p95
-from solocron.cli.fitting import of_job, of_settings, of_workers, ttl_for
+from solocron.cli.fitting import of_job, of_runs, of_settings, of_workers, ttl_for
 from solocron.cron.board import Presence
 from solocron.cron.job import Job
 from solocron.cron.run import Run
@@ -214,3 +214,19 @@ def test_the_ttl_follows_the_originals_guideline(
 
 def test_p95() -> None:
     assert p95([7.0]) == 7 and p95(list(range(1, 101))) == 95 and p95([3, 1, 2]) == 3
+
+
+@pytest.mark.parametrize(
+    ("states", "found"),
+    [
+        (["failed", "succeeded"], True),
+        (["running", "failed"], True),  # not over yet
+        (["succeeded", "failed"], False),
+        (["running"], False),
+        ([], False),
+    ],
+)
+def test_a_job_whose_last_run_failed(states: list[str], found: bool) -> None:
+    rows = [{"state": each, "error": "ValueError: no stock"} for each in states]
+    told = brief(of_runs("one", rows))
+    assert told == [("error", "its last run failed: ValueError: no stock")][: int(found)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from solocron.alerts.rules import KINDS
@@ -17,7 +17,7 @@ from solocron.storage.deliveries import Deliveries
 from solocron.storage.engine import Database
 
 _WITHIN_S = 3.0
-_SILENT_SWEEPS = 3
+_MOST_NAMED = 3
 _MOST_DEAD = 1000
 
 
@@ -31,11 +31,12 @@ class Seen:
 
 class Look:
     """Call it for what is seen now. What must be asked for is asked every `ask_s`; `counts_dead`:
-    whether this worker delivers at all, so that its dead letters are looked for."""
+    whether this worker delivers at all, so that its dead letters are looked for; a worker is silent
+    `silent_ms` after its last sign."""
 
     def __init__(
         self, *, locks: LockManager, database: Database, runner: Runner, board: Board,
-        deliveries: Deliveries, clock: Clock, ask_s: float, sweep_s: float, counts_dead: bool,
+        deliveries: Deliveries, clock: Clock, ask_s: float, silent_ms: int, counts_dead: bool,
     ) -> None:  # fmt: skip
         self._locks = locks
         self._database = database
@@ -44,7 +45,8 @@ class Look:
         self._deliveries = deliveries
         self._clock = clock
         self._ask_s = ask_s
-        self._silent_ms = int(max(15.0, _SILENT_SWEEPS * sweep_s) * 1000)
+        self._silent_ms = silent_ms
+        self._silence = Silence(silent_ms / 1000)
         self._counts_dead = counts_dead
         self._asked_s: float | None = None
         self._asked = Seen({}, frozenset(KINDS))
@@ -90,13 +92,58 @@ class Look:
             unknown.add("dead-letters")
             holding["database-down", ""] = "the database gives no answer: no tick is run"
         try:
-            holding |= differences(
-                self._board.worker, await self._board.workers(),
-                self._clock.now_ms() - self._silent_ms,
-            )  # fmt: skip
+            workers = await self._board.workers()
+            since_ms = self._clock.now_ms() - self._silent_ms
+            holding |= differences(self._board.worker, workers, since_ms)
+            holding |= silences(workers, self._silence(workers, self._clock.monotonic()))
         except LockUnavailable:
-            unknown.add("schedules-differ")
+            unknown |= {"schedules-differ", "worker-silent"}
+            self._silence.forget()  # nor can the workers tell of themselves
         return Seen(holding, frozenset(unknown))
+
+
+class Silence:
+    """Tells which workers have been silent for `after_s`, by this worker's own time: neither a
+    clock that is wrong nor one that was set makes a worker silent."""
+
+    def __init__(self, after_s: float) -> None:
+        self._after_s = after_s
+        self._last: dict[str, tuple[int, float]] = {}
+
+    def __call__(self, workers: Sequence[Presence], at_s: float) -> set[str]:
+        """The silent ones of the workers on the board, which was read at `at_s` (monotonic, s)."""
+        before, self._last = self._last, {}
+        for each in workers:
+            seen_ms, since_s = before.get(each.worker, (-1, at_s))
+            is_news = seen_ms != each.seen_ms
+            self._last[each.worker] = (each.seen_ms, at_s if is_news else since_s)
+        return {name for name, (_, s) in self._last.items() if at_s - s >= self._after_s}
+
+    def forget(self) -> None:
+        """Count anew: the board could not be read."""
+        self._last.clear()
+
+
+def silences(workers: Sequence[Presence], silent: Collection[str]) -> dict[AlertId, str]:
+    """The workers that went silent without stopping, but for those that another one has replaced:
+    for each that started since, the one that was silent first."""
+    starts = sorted(each.started_ms - each.skew_ms for each in workers if each.worker not in silent)
+    gone = []
+    for each in sorted(workers, key=lambda each: each.seen_ms - each.skew_ms):
+        if each.worker not in silent:
+            continue
+        later = [start for start in starts if start > each.seen_ms - each.skew_ms]
+        if later:
+            starts.remove(later[0])
+        else:
+            gone.append(each.worker[:80])
+    if not gone:
+        return {}
+    more = f" and {len(gone) - _MOST_NAMED} more" if len(gone) > _MOST_NAMED else ""
+    return {("worker-silent", ""): (
+        f"{', '.join(gone[:_MOST_NAMED])}{more}: silent, though not stopped; see whether it is "
+        "gone, frozen or cut off from Redis"
+    )}  # fmt: skip
 
 
 def overruns(running: Sequence[UnderWay], now_s: float) -> dict[AlertId, str]:

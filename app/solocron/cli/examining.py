@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.engine import make_url
 
 from solocron.cli.findings import DatabaseFacts, Finding, RedisFacts, of_database, of_redis
-from solocron.cli.fitting import of_job, of_settings, of_workers
+from solocron.cli.fitting import of_job, of_runs, of_settings, of_workers
 from solocron.cron.board import Presence
 from solocron.errors import LockUnavailable, StorageUnavailable
 from solocron.locks.cluster import make_link
@@ -36,13 +36,14 @@ async def examine(cron: Solocron) -> dict[str, Any]:
     if up:
         found += of_workers(workers, list(jobs.values()), now_ms, cron.inquiry.silent_ms)
     if stored is not None:
-        facts, durations = stored
+        facts, rows = stored
         found += of_database(facts, workers, cron.settings)
     else:
-        durations = {}
+        rows = {}
     for name, job in jobs.items():
-        ours = name in cron.jobs
-        found += of_job(job, durations.get(name, ()), cron.settings, now_ms, ttl_known=ours)
+        ours, ran = name in cron.jobs, rows.get(name, ())
+        found += of_runs(name, ran)
+        found += of_job(job, _durations(ran), cron.settings, now_ms, ttl_known=ours)
     found.sort(key=lambda each: _ORDER.index(each.severity))
     return {
         "redis": "up" if up else "down",
@@ -114,7 +115,8 @@ def _fields(info: str) -> dict[str, str]:
 
 # -- the database ------------------------------------------------------------------------------
 
-Stored = tuple[DatabaseFacts, Mapping[str, Sequence[int]]]
+Rows = Sequence[Mapping[str, Any]]  # of the ledger
+Stored = tuple[DatabaseFacts, Mapping[str, Rows]]
 
 
 async def _database(cron: Solocron, jobs: Sequence[str]) -> tuple[list[Finding], Stored | None]:
@@ -139,19 +141,21 @@ async def _stored(cron: Solocron, jobs: Sequence[str]) -> Stored:
         took_ms = (clock.monotonic() - began) * 1000
         answers_ms.append(took_ms)
         ahead_ms = clock.real_ms(sent_ms) + took_ms / 2 - theirs_ms
-    durations = {
-        name: [
-            row["duration_ms"]
-            for row in await ledger.history(name, _RUNS)
-            if row["state"] == "succeeded" and row["duration_ms"] is not None
-        ]
-        for name in jobs
-    }
+    rows = {name: await ledger.history(name, _RUNS) for name in jobs}
     kind = ""
     if database.dialect == "sqlite":
         url = cron.settings.database_url.get_secret_value()
         kind = await asyncio.to_thread(_file_system, make_url(url).database or "")
-    return DatabaseFacts(database.dialect, answers_ms, ahead_ms, kind), durations
+    return DatabaseFacts(database.dialect, answers_ms, ahead_ms, kind), rows
+
+
+def _durations(rows: Rows) -> list[int]:
+    """How long the runs took that succeeded, in ms."""
+    return [
+        row["duration_ms"]
+        for row in rows
+        if row["state"] == "succeeded" and row["duration_ms"] is not None
+    ]
 
 
 def _file_system(file: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from solocron.cli.findings import SKEW_MS, Finding, p95
 from solocron.cron.board import Presence
@@ -116,6 +117,18 @@ def of_settings(settings: Settings) -> Iterator[Finding]:
             f"SOLOCRON_CATCH_UP ({settings.catch_up:g} s) is under "
             f"lease + sweep ({lease + sweep:g} s): a dead server's tick is not taken over",
             f"{2 * (lease + sweep):g} or more",
+        )
+
+
+def of_runs(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Whether a job's last run failed, of its rows in the ledger, the newest first."""
+    ended = [each for each in rows if each["state"] != "running"]
+    if ended and ended[0]["state"] == "failed":
+        yield Finding(
+            name,
+            "error",
+            f"its last run failed: {str(ended[0]['error'])[:300]}",
+            f"mend what the error says; more of it: solocron explain {name}",
         )
 
 

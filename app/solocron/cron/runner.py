@@ -19,12 +19,14 @@ from solocron.cron.job import Job
 from solocron.cron.journal import Journal, entry_of
 from solocron.cron.outcome import Outcome
 from solocron.cron.run import Run
+from solocron.cron.spans import end, run_span, tick_span
 from solocron.cron.sweep import MAX_MISSED
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
 from solocron.locks.lease import Lease
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Done, Early, Granted, Held, Paused
 from solocron.storage.runs import RunKey, RunLedger
+from solocron.tracing import Tracer
 
 log = logging.getLogger("solocron.cron")
 
@@ -58,8 +60,10 @@ class Runner:
     """
 
     def __init__(
-        self, *, locks: LockManager, ledger: RunLedger, clock: Clock, owner: str, lease_ms: int
-    ) -> None:
+        self, *, locks: LockManager, ledger: RunLedger, clock: Clock, owner: str, lease_ms: int,
+        tracer: Tracer | None = None,
+    ) -> None:  # fmt: skip
+        self._tracer = tracer or Tracer()
         self._locks = locks
         self._ledger = ledger
         self._clock = clock
@@ -78,13 +82,16 @@ class Runner:
         `origin` is `schedule`, `sweep` (its own trigger should have run it, somewhere), `manual`
         (beside the schedule) or `ledger` (the ledger has the tick as unfinished, although Redis may
         count it as settled)."""
-        try:
-            outcome = await self._run_tick(job, tick, origin)
-        except Exception as error:
-            self._enter(job, tick, Outcome("failed", f"{type(error).__name__}: {error}"), origin)
-            raise
-        if outcome.state == "skipped":
-            _log_skip(job, tick, outcome)
+        with tick_span(self._tracer, job, tick, origin) as span:
+            try:
+                outcome = await self._run_tick(job, tick, origin)
+            except Exception as error:
+                failed = Outcome("failed", f"{type(error).__name__}: {error}")
+                self._enter(job, tick, failed, origin)
+                raise
+            if outcome.state == "skipped":
+                _log_skip(job, tick, outcome)
+            end(span, job, tick, outcome, origin)
         self._enter(job, tick, outcome, origin)
         return outcome
 
@@ -190,7 +197,7 @@ class Runner:
                 return Outcome("skipped", "clock-skew"), newest
             for each in await self._due(job, tick, settled, fallback):
                 lease.ensure()
-                outcome = await self._run_one(job, each, lease, "schedule", fallback)
+                outcome = await self._run_one(job, each, lease, origin, fallback)
                 if each < tick:
                     self._enter(job, each, outcome, origin)
                 if not _settled(outcome):
@@ -238,8 +245,8 @@ class Runner:
         try:
             verdict = await self._ledger.begin(
                 job.name, tick, owner=self._owner, now_ms=int(self._clock.now_ms()),
-                lease_ms=self._lease_ms, max_attempts=job.attempts, origin=origin,
-                fallback=fallback,
+                lease_ms=self._lease_ms, max_attempts=job.attempts, fallback=fallback,
+                origin="manual" if origin == "manual" else "schedule",
             )  # fmt: skip
         except StorageUnavailable as down:
             self._note_waiting(job, down)
@@ -257,12 +264,16 @@ class Runner:
             replace, begun_ms=int(self._clock.now_ms()), taken_over=verdict.attempt > 1,
             fallback=fallback,
         )  # fmt: skip
-        try:
-            return begun(await self._see_through(job, run))
-        except asyncio.CancelledError:
-            given_back = Outcome("lost", "given back: the server stopped", run.attempt)
-            self._enter(job, tick, begun(given_back), origin)
-            raise
+        with run_span(self._tracer, job, tick, run.attempt, fallback) as span:
+            try:
+                outcome: Outcome = begun(await self._see_through(job, run))
+            except asyncio.CancelledError:
+                lost = Outcome("lost", "given back: the server stopped", run.attempt)
+                end(span, job, tick, begun(lost), origin)
+                self._enter(job, tick, begun(lost), origin)
+                raise
+            end(span, job, tick, outcome, origin)
+        return outcome
 
     async def _see_through(self, job: Job, run: Run) -> Outcome:
         """Run what the ledger gave us until it has ended, or is another server's."""
@@ -310,6 +321,7 @@ class Runner:
         except Exception as error:
             run.ensure_leased()
             counts, text = {}, f"{type(error).__name__}: {error}"
+            self._tracer.record(error)
             run.log.warning("The %s cron failed: %s", job.title, text, exc_info=True)
         run.ensure_leased()
         return counts, text
