@@ -38,7 +38,7 @@ delivery: setup ## each notification to each client once; CLIENTS, NOTIFICATIONS
 		$(if $(MUTATION),--mutation $(MUTATION)) $(ARGS)
 
 bench-push: setup ## speed and memory of WebSocket clients beside other libraries; ARGS=--quick, --help
-	@PYTHONPATH=app:tests $(BIN)/python -W ignore -m benchmarks.push $(ARGS)
+	@PYTHONPATH=app:tests PYTHONWARNINGS=ignore $(BIN)/python -m benchmarks.push $(ARGS)
 
 clean:
 	rm -rf .venv build dist

@@ -16,16 +16,22 @@ from solocron.storage import outbox as rows
 from solocron.storage.engine import Database
 from solocron.storage.outbox import Notification, Outbox
 from solocron.storage.tables import stores
+from solocron.tracing import Tracer
 
 
 class Server:
     """The notification side of one server, which asks the table unasked each `audit_s`."""
 
-    def __init__(self, database: Database, redis_url: str, *, audit_s: float = 1.0) -> None:
+    def __init__(
+        self, database: Database, redis_url: str, *, audit_s: float = 1.0,
+        tracer: Tracer | None = None,
+    ) -> None:  # fmt: skip
         self.outbox = Outbox(database)
         self.fanout = Fanout(redis_url, environment="", clock=SystemClock(), deadline_s=0.5)
         self.hub = Hub(self.outbox, self.fanout, poll_s=0.1, audit_s=audit_s)
-        self.relay = Relay(self.outbox, self.fanout, self.hub, SystemClock(), sweep_s=0.2)
+        self.relay = Relay(
+            self.outbox, self.fanout, self.hub, SystemClock(), sweep_s=0.2, tracer=tracer
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Server]:

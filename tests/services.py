@@ -112,17 +112,24 @@ async def serving(
 
 
 class HttpServer:
-    """Keeps every JSON body it answered 200 to; `status` decides on one."""
+    """Keeps every JSON body it answered 200 to, and the path of each request it got; `status`
+    decides on one. It hangs while `answers` is not set."""
 
     def __init__(self) -> None:
         self.port = 0
         self.taken: list[dict[str, Any]] = []
+        self.paths: list[str] = []
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.status: Callable[[], int] = lambda: 200
 
     async def handle(self, request: web.Request) -> web.Response:
-        body = json.loads(await request.text())
+        text = await request.text()
+        self.paths.append(request.path_qs)
+        await self.answers.wait()
+        body = json.loads(text) if text else None
         status = self.status()
-        if status == 200:
+        if status == 200 and body is not None:
             self.taken.append(body)
         return web.Response(status=status, reason=f"no: {request.path}")
 
@@ -136,7 +143,7 @@ class HttpServer:
 async def http_server() -> AsyncIterator[HttpServer]:
     http = HttpServer()
     app = web.Application()
-    app.router.add_post("/{path:.*}", http.handle)
+    app.router.add_route("*", "/{path:.*}", http.handle)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -145,4 +152,5 @@ async def http_server() -> AsyncIterator[HttpServer]:
     try:
         yield http
     finally:
+        http.answers.set()
         await runner.cleanup()

@@ -1,7 +1,8 @@
 """Log lines for people (the message, then its fields) or for machines (one JSON object a line).
 
 What is logged may hold text from outside: control characters are written as escapes, so that no
-value can forge a line or steer a terminal, and a password inside a URL is left out.
+value can forge a line or steer a terminal, and a password inside a URL is left out. Within a span
+of OpenTelemetry they have the field `trace_id`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,19 @@ def one_line(text: str) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    fields = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    if trace_id := _trace_id():
+        fields.setdefault("trace_id", trace_id)
+    return fields
+
+
+def _trace_id() -> str | None:
+    """The trace that what is done now is part of, as 32 hexadecimal digits."""
+    tracing = sys.modules.get("opentelemetry.trace")  # not imported: then there is no span
+    if tracing is None:
+        return None
+    context = tracing.get_current_span().get_span_context()
+    return f"{context.trace_id:032x}" if context.is_valid else None
 
 
 class TextFormatter(logging.Formatter):

@@ -13,11 +13,12 @@ from aiohttp import web
 
 from solocron.clock import Clock, SystemClock
 from solocron.cron.board import State
+from solocron.cron.inquiry import Inquiry, Limits
 from solocron.cron.job import Body, Job
 from solocron.cron.outcome import Outcome
 from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
-from solocron.errors import ConfigError, StorageUnavailable
+from solocron.errors import ConfigError, StorageUnavailable, UnknownJob
 from solocron.settings import Settings, load
 from solocron.watchdog import Watchdog
 from solocron.web.dashboard import Dashboard
@@ -25,6 +26,7 @@ from solocron.web.guard import is_loopback
 from solocron.web.operations import Operations
 from solocron.web.server import WebServer, problems, routes
 from solocron.web.status import overview
+from solocron.web.ticks import Ticks
 from solocron.wiring import build, fleet_of, metrics_of, policies, store_jobs
 
 log = logging.getLogger("solocron")
@@ -46,6 +48,7 @@ class Solocron:
         self._jobs: dict[str, Job] = {}
         self._scheduler: Scheduler | None = None
         self._watchdog = Watchdog()
+        self.inquiry = self._inquiry()
         self._metrics = metrics_of(self.parts, self._jobs, self._watchdog, lambda: self._scheduler)
         self._started, self._stopping, self._drained, self._closing = (
             asyncio.Event() for _ in range(4)
@@ -75,9 +78,12 @@ class Solocron:
         self._jobs[job.name] = job
 
     def job(
-        self, schedule: str, *, name: str | None = None, ttl: timedelta = timedelta(minutes=5)
-    ) -> Callable[[Body], Body]:
-        """Host the decorated coroutine at each tick of `schedule`; its name is the function's."""
+        self, schedule: str, *, name: str | None = None, ttl: timedelta = timedelta(minutes=5),
+        expected: timedelta | None = None, ping: str = "",
+    ) -> Callable[[Body], Body]:  # fmt: skip
+        """Host the decorated coroutine at each tick of `schedule`; its name is the function's. A
+        run that takes longer than `expected` is an alert; `ping` is a URL that is told of the begin
+        and the end of each run, as Healthchecks has it."""
 
         def host(body: Body) -> Body:
             self.add(
@@ -86,6 +92,8 @@ class Solocron:
                     calendar=Calendar(schedule, self.settings.timezone),
                     body=body,
                     ttl_ms=int(ttl.total_seconds() * 1000),
+                    ping=ping,
+                    expected_ms=int(expected.total_seconds() * 1000) if expected else 0,
                     **policies(self.settings),
                 )
             )
@@ -93,13 +101,25 @@ class Solocron:
 
         return host
 
+    def _inquiry(self) -> Inquiry:
+        settings, parts = self.settings, self.parts
+        limits = Limits(
+            silent_ms=settings.silent_ms,
+            kept_ms=int(max(settings.history, settings.catch_up) * 1000),
+            catch_up_ms=int(settings.catch_up * 1000),
+        )
+        return Inquiry(
+            self._jobs, locks=parts.locks, ledger=parts.ledger, board=parts.board,
+            clock=parts.clock, environment=settings.environment, limits=limits,
+        )  # fmt: skip
+
     async def run_job(self, name: str) -> Outcome:
-        """Run a job now, beside its schedule, unless it is running. Raises ConfigError for a name
-        there is no job of. Its notifications are published before this returns."""
+        """Run a job now, beside its schedule, unless it is running. Raises UnknownJob.
+        Its notifications are published before this returns."""
         job = self._jobs.get(name)
         if job is None:
             known = ", ".join(self._jobs)
-            raise ConfigError(f"there is no job named {name[:100]!r}: use one of {known}")
+            raise UnknownJob(f"there is no job named {name[:100]!r}: use one of {known}")
         now = int(self.parts.clock.now_ms())
         outcome = await self.parts.runner.run_tick(job, now, origin="manual")
         await self.parts.relay.flush()
@@ -189,6 +209,7 @@ class Solocron:
                     await scheduler.stop(0)
                     await parts.connections.drain()
                     await parts.board.close()
+                    await parts.alerts.close()
         except Exception:
             log.critical("The service stopped: a part of it broke", exc_info=True)
             raise
@@ -211,6 +232,8 @@ class Solocron:
                 group.create_task(parts.channels.run()),
                 group.create_task(parts.board.run(self._jobs, self._state)),
                 group.create_task(parts.retention.run()),
+                group.create_task(parts.alerts.run()),
+                group.create_task(parts.pings.run(self._jobs)),
             ]
             scheduler.start()
             self._started.set()
@@ -298,7 +321,7 @@ class Solocron:
         return routes(
             authenticator=parts.authenticator, sockets=parts.sockets, events=parts.events,
             stores=parts.api, operations=operations, dashboard=dashboard, metrics=self._metrics,
-            readiness=self.readiness,
+            ticks=Ticks(self.inquiry, parts.authenticator), readiness=self.readiness,
         )  # fmt: skip
 
     def attach(self, app: web.Application) -> None:

@@ -20,6 +20,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from solocron.cron.job import check_ping
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError
 from solocron.locks.address import as_cluster, check_url
@@ -71,14 +72,18 @@ class Settings(BaseSettings):
     heartbeat: float = Field(default=25, ge=0.5, le=600)
     store_auto_close_schedule: str = "0 0,6 * * *"
     store_auto_close_ttl: float = Field(default=600, ge=1, le=_WEEK_S)
+    store_auto_close_ping: SecretStr | None = None
     store_open_reminder_schedule: str = "*/30 * * * *"
     store_open_reminder_ttl: float = Field(default=300, ge=1, le=_WEEK_S)
+    store_open_reminder_ping: SecretStr | None = None
     batch: int = Field(default=500, ge=1, le=5000)
     lease: float = Field(default=30, ge=0.5, le=3600)
     sweep: float = Field(default=5, ge=0.1, le=3600)
     catch_up: float = Field(default=3600, ge=0, le=_WEEK_S)
     notify_urls: SecretStr | None = None
     notify_attempts: int = Field(default=8, ge=1, le=100)
+    alert_urls: SecretStr | None = None
+    alert_after: float = Field(default=5, ge=0.1, le=3600)
     history: float = Field(default=_WEEK_S, ge=3600, le=_CENTURY_S)
     max_skew: float = Field(default=60, ge=1, le=3600)
     grace: float = Field(default=20, ge=0, le=3600)
@@ -139,7 +144,14 @@ class Settings(BaseSettings):
         Calendar(value)
         return value
 
-    @field_validator("notify_urls")
+    @field_validator("store_auto_close_ping", "store_open_reminder_ping")
+    @classmethod
+    def _is_ping(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_ping(value.get_secret_value())
+        return value
+
+    @field_validator("notify_urls", "alert_urls")
     @classmethod
     def _few_and_short(cls, value: SecretStr | None) -> SecretStr | None:
         urls = _urls(value)
@@ -151,6 +163,16 @@ class Settings(BaseSettings):
     def channel_urls(self) -> list[str]:
         """The Apprise URLs of `notify_urls`; they stand apart by blanks or commas."""
         return _urls(self.notify_urls)
+
+    @property
+    def alert_channel_urls(self) -> list[str]:
+        """The Apprise URLs of `alert_urls`."""
+        return _urls(self.alert_urls)
+
+    @property
+    def silent_ms(self) -> int:
+        """After how many ms without a sign a server counts as silent: it gives one each sweep."""
+        return int(self.sweep * 3000) + 2000
 
     @property
     def redis(self) -> str:

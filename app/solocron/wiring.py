@@ -7,6 +7,7 @@ transaction -> `notifications.relay` -> `notifications.hub` -> `web.socket` and 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import socket
@@ -14,6 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from solocron.alerts.alerts import Alerts
+from solocron.alerts.fleet import Fleet
+from solocron.alerts.look import Look
+from solocron.alerts.pings import Pings
+from solocron.alerts.shared import SharedAlerts
+from solocron.alerts.teller import Teller, alert_channels
 from solocron.clock import Clock, SystemClock
 from solocron.cron.board import Board
 from solocron.cron.job import Job
@@ -29,6 +36,7 @@ from solocron.notifications.relay import Relay
 from solocron.notifications.retention import Retention
 from solocron.notifications.senders import channels_of
 from solocron.settings import Settings
+from solocron.storage.alerts import Alert, AlertTable
 from solocron.storage.deliveries import Deliveries
 from solocron.storage.engine import Database
 from solocron.storage.history import History
@@ -38,16 +46,19 @@ from solocron.storage.runs import RunLedger
 from solocron.stores.auto_close import AutoClose
 from solocron.stores.open_reminder import OpenReminder
 from solocron.stores.repository import StoreRepository
+from solocron.tracing import tracer
 from solocron.version import __version__
 from solocron.watchdog import Watchdog
 from solocron.web.api import StoresApi
 from solocron.web.auth import Authenticator
 from solocron.web.connections import Connections
 from solocron.web.events import Events
-from solocron.web.fleet import Alert, Fleet
+from solocron.web.fleet import FleetView
 from solocron.web.metrics import Metrics
 from solocron.web.socket import Sockets
 from solocron.web.sources import Sources
+
+_ALERTS_WITHIN_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,8 @@ class Parts:
     deliveries: Deliveries
     channels: Channels
     retention: Retention
+    alerts: Alerts
+    pings: Pings
     connections: Connections
     sockets: Sockets
     events: Events
@@ -84,7 +97,10 @@ def build(settings: Settings, clock: Clock) -> Parts:
         max_skew_ms=int(settings.max_skew * 1000),
     )  # fmt: skip
     ledger = RunLedger(database)
-    runner = Runner(locks=locks, ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms)
+    tracing = tracer()
+    runner = Runner(
+        locks=locks, ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms, tracer=tracing
+    )
     fanout = Fanout(
         settings.redis, environment=settings.environment, clock=clock,
         deadline_s=settings.redis_deadline,
@@ -96,7 +112,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         deliveries, channels_of(settings.channel_urls), owner=owner, clock=clock,
         policy=Policy(attempts=settings.notify_attempts),
     )  # fmt: skip
-    relay = Relay(outbox, fanout, hub, clock, committed=channels.wake)
+    relay = Relay(outbox, fanout, hub, clock, committed=channels.wake, tracer=tracing)
     repository = StoreRepository(database, channels.ids)
     authenticator = _authenticator(settings)
     connections = Connections(
@@ -104,6 +120,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         per_address=settings.max_connections_per_address,
     )  # fmt: skip
     origins = settings.allowed_origins
+    board = _board(settings, runner, locks, clock)
     return Parts(
         clock=clock,
         database=database,
@@ -111,7 +128,7 @@ def build(settings: Settings, clock: Clock) -> Parts:
         repository=repository,
         locks=locks,
         runner=runner,
-        board=_board(settings, runner, locks, clock),
+        board=board,
         fanout=fanout,
         hub=hub,
         relay=relay,
@@ -125,6 +142,8 @@ def build(settings: Settings, clock: Clock) -> Parts:
             kept_s=settings.history,
             runs_kept_s=settings.catch_up,
         ),
+        alerts=_alerts(settings, locks, database, runner, board, deliveries, clock),
+        pings=Pings(runner),
         connections=connections,
         sockets=Sockets(
             hub, authenticator, connections, origins=origins, heartbeat_s=settings.heartbeat
@@ -151,6 +170,24 @@ def _board(settings: Settings, runner: Runner, locks: LockManager, clock: Clock)
     )  # fmt: skip
 
 
+def _alerts(
+    settings: Settings, locks: LockManager, database: Database, runner: Runner, board: Board,
+    deliveries: Deliveries, clock: Clock,
+) -> Alerts:  # fmt: skip
+    link = make_link(settings.redis, clock=clock, deadline_s=settings.redis_deadline)
+    look = Look(
+        locks=locks, database=database, runner=runner, board=board, deliveries=deliveries,
+        clock=clock, ask_s=min(settings.sweep, settings.alert_after),
+        silent_ms=settings.silent_ms, counts_dead=bool(settings.channel_urls),
+    )  # fmt: skip
+    fleet = Fleet(AlertTable(database), SharedAlerts(link, settings.environment))
+    teller = Teller(alert_channels(settings.alert_channel_urls), environment=settings.environment)
+    return Alerts(
+        look, fleet, teller, runner, clock=clock, after_s=settings.alert_after,
+        every_s=min(settings.sweep, settings.alert_after / 4),
+    )  # fmt: skip
+
+
 def metrics_of(
     parts: Parts, jobs: Mapping[str, Job], watchdog: Watchdog,
     scheduler: Callable[[], Scheduler | None],
@@ -167,21 +204,23 @@ def metrics_of(
         clock=parts.clock, jobs=jobs, journal=parts.runner.journal, locks=parts.locks,
         database=parts.database, connections=parts.connections, hub=parts.hub, relay=parts.relay,
         channels=parts.channels, watchdog=watchdog, running=running, paused=paused,
-        alarms=lambda: [("lock-unavailable", job) for job in parts.runner.alarm.raised],
+        alarms=lambda: [each.id for each in parts.alerts.current()],
         build=(__version__, platform.python_version()),
     )  # fmt: skip
     return Metrics(sources, parts.authenticator)
 
 
-def fleet_of(settings: Settings, parts: Parts, jobs: Mapping[str, Job]) -> Fleet:
+def fleet_of(settings: Settings, parts: Parts, jobs: Mapping[str, Job]) -> FleetView:
     """What operators see of a service with these parts."""
 
-    def alerts() -> list[Alert]:
-        raised = sorted(parts.runner.alarm.raised)
-        why = "it fails to get its lock again and again"
-        return [{"alert": "lock-unavailable", "job": job, "detail": why} for job in raised]
+    async def alerts() -> Sequence[Alert]:
+        try:
+            async with asyncio.timeout(_ALERTS_WITHIN_S):
+                return await parts.alerts.fleet()
+        except TimeoutError:
+            return parts.alerts.current()
 
-    return Fleet(
+    return FleetView(
         jobs=jobs, locks=parts.locks, past=Past(parts.database), board=parts.board,
         channels=parts.channels, repository=parts.repository, clock=parts.clock,
         sweep_s=settings.sweep, alerts=alerts,
@@ -207,6 +246,7 @@ def store_jobs(settings: Settings, parts: Parts) -> Sequence[Job]:
             calendar=Calendar(getattr(settings, f"{field}_schedule"), settings.timezone),
             body=kind(parts.repository, parts.clock, parts.relay.publish, batch=settings.batch),
             ttl_ms=int(getattr(settings, f"{field}_ttl") * 1000),
+            ping=url.get_secret_value() if (url := getattr(settings, f"{field}_ping")) else "",
             **policies(settings),
         )
         for field, kind in bodies

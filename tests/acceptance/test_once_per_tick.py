@@ -77,6 +77,8 @@ async def test_500_ticks_on_8_skewed_workers_run_500_times(
     # At most one claim for each try, and one settle for each run; one survey for each worker.
     assert evalsha_calls(own_redis) <= tries + len(ticks) + len(workers)
     queries = statements(postgres_log, "job_runs")
+    # Once a minute one server looks for old runs: five queries for one job, two of them such.
+    pruning = statements(postgres_log, "min(job_runs.job)")
     runs = {worker.process.pid: worker.tally.get("run", 0) for worker in workers}
     assert sum(runs.values()) == len(ticks)
     # For the first sweep: the newest tick of each job and, on one server per lease, runs left over.
@@ -84,4 +86,5 @@ async def test_500_ticks_on_8_skewed_workers_run_500_times(
     for pid, count in runs.items():
         # A winner's: what a crashed owner left, begin, fence and finish, and now and then the
         # first two for a tick that had just been settled elsewhere. A loser's: none.
-        assert queries[pid] - at_start <= (4 * count + 8 if count else 0)
+        others = at_start + 5 * (pruning[pid] // 2)
+        assert queries[pid] - others <= (4 * count + 8 if count else 0)

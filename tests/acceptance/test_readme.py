@@ -46,6 +46,18 @@ def shell_script() -> str:
     )
 
 
+def printed() -> list[str]:
+    """What the README says that its commands print."""
+    found = [body for kind, _, body in BLOCKS if kind == "text" and body.startswith("store-")]
+    assert len(found) == 2
+    return found
+
+
+def essence(text: str) -> str:
+    """Without what differs from time to time."""
+    return re.sub(r"\d+", "0", text)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder with the README's files, in an environment like a new user's."""
@@ -77,6 +89,8 @@ def test_the_readmes_code_runs_from_top_to_bottom(folder: Path) -> None:
     assert "succeeded {'stores': 3}" in stdout
     assert "running True" in stdout
     assert "Traceback" not in stderr
+    for told in printed():
+        assert essence(told) in essence(stdout), stdout
 
 
 async def test_the_readmes_aiohttp_host_starts_and_stops(folder: Path) -> None:

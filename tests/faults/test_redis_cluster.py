@@ -81,6 +81,7 @@ async def test_a_slot_that_moves_is_followed(cluster: Cluster) -> None:
         source.cli("CLUSTER", "SETSLOT", slot, "MIGRATING", cluster.id_of(target))
         await locks.pause(key)
         assert target.cli("CLUSTER", "GETKEYSINSLOT", slot, "10") == f"{{{key}}}:paused"
+        assert (await locks.inspect(key)).paused
         assert await locks.resume(key)
         with pytest.raises(LockReadOnly, match=f"the slot of {key} is moving"):
             await locks.claim(key, 1000, 60_000)

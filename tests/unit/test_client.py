@@ -109,3 +109,5 @@ async def test_a_client_that_cannot_be_written_to_stops_no_other(
     await asyncio.sleep(0)
     assert peer.wire.writes == [b"x"] and broken.client.is_closed
     assert "could not be written to" in caplog.text
+    await asyncio.sleep(0)
+    assert broken.slow.is_set()  # so that it ends, and its client comes back

@@ -17,6 +17,9 @@ VALUES = {
     "DATABASE_URL": "postgresql://u:p@h/d",
     "SOLOCRON_AUTH_SECRET": SECRET,
     "SOLOCRON_NOTIFY_URLS": "mailto://u:p@h\nmailto://u:p@i",
+    "SOLOCRON_STORE_AUTO_CLOSE_PING": "https://u:p@h/uuid",
+    "SOLOCRON_STORE_OPEN_REMINDER_PING": "https://h/uuid?create=1",
+    "SOLOCRON_ALERT_URLS": "mailto://u:p@h\nmailto://u:p@i",
 }
 
 

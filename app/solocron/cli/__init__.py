@@ -1,8 +1,8 @@
 """The command line. A user's mistake is one line on stderr and exit code 2, never a traceback.
 
-Exit codes: 0 done, 1 the job or the import failed (or a question was not answered with yes), 2 a
-wrong setting or argument, 3 nothing was done because another server is at it or something is not
-reachable, 130 interrupted.
+Exit codes: 0 done, 1 the job or the import failed, `doctor` found something that needs attention,
+or a question was not answered with yes, 2 a wrong setting or argument, 3 nothing was done because
+another server is at it or something is not reachable, 130 interrupted.
 
 Only results go to stdout; log lines, questions and complaints go to stderr.
 """
@@ -16,6 +16,8 @@ import sys
 from solocron.cli.commands import app
 from solocron.cli.console import complain
 from solocron.cli.deadletters import deadletters
+from solocron.cli.doctor import doctor
+from solocron.cli.operating import explain, history, pause, resume
 from solocron.cli.stores import stores_app
 from solocron.errors import (
     ConfigError,
@@ -25,7 +27,8 @@ from solocron.errors import (
     StorageUnavailable,
 )
 
-app.command()(deadletters)
+for command in (history, explain, pause, resume, doctor, deadletters):
+    app.command()(command)
 app.add_typer(stores_app, name="stores")
 
 

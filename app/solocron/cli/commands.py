@@ -135,7 +135,10 @@ def status(as_json: JsonOption = False) -> None:
     else:
         print(f"redis: {state['redis']}   database: {state['database']}")
         ticks = ("next_tick", "last_tick")
-        rows = [{**each, **{k: moment(each[k]) for k in ticks}} for each in state["jobs"]]
+        rows = [
+            {**each, **{k: moment(each[k]) for k in ticks}, "paused": _paused(each)}
+            for each in state["jobs"]
+        ]
         headings = {"job": "job", "next_tick": "next tick", "owner": "lock held by",
                     "paused": "paused", "last_tick": "last tick", "state": "state",
                     "attempt": "attempt", "duration_ms": "ms", "error": "error"}  # fmt: skip
@@ -147,6 +150,14 @@ def status(as_json: JsonOption = False) -> None:
         complain(problem)
     if state["problems"]:
         raise typer.Exit(3)
+
+
+def _paused(job: dict[str, Any]) -> Any:
+    """Until when, and by whom; otherwise only whether."""
+    if not job["paused"]:
+        return job["paused"]
+    by = f" by {job['paused_by']}" if job["paused_by"] else ""
+    return f"until {moment(job['paused_until'])}{by}"
 
 
 @app.command()

@@ -190,7 +190,7 @@ class Board:
             job = self._jobs.get(name)
             if job is not None:
                 key = tick_key(job, tick)
-                writes[key] = _write(key, self.worker, _text_of(entry), _keep_ms(job, tick))
+                writes[key] = _write(key, self.worker, _text_of(entry), keep_ms(job, tick))
         if writes:
             await self._link.call_all(list(writes.values()), list(writes))
         for place, entry in batch:
@@ -256,7 +256,7 @@ def tick_key(job: Job, tick: int) -> str:
     return f"{{{check_key(job.lock_key)}}}:tick:{tick}"
 
 
-def _keep_ms(job: Job, tick: int) -> int:
+def keep_ms(job: Job, tick: int) -> int:
     """How long a tick stays on the board: a day, or the time of 500 ticks if that is shorter."""
     return min(DAY_MS, _INTERVALS * (job.calendar.next_after(tick) - tick))
 

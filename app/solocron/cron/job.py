@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import urlsplit
 
 from solocron.cron.run import Run
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError
-from solocron.locks.keys import check_ttl
+from solocron.locks.keys import MAX_TTL_MS, check_ttl
 
 Body = Callable[[Run], Awaitable[Mapping[str, int] | None]]
 
+MAX_PING = 1000
 NAME_PATTERN = "[a-z0-9][a-z0-9._-]{0,99}"
 _NAME = re.compile(NAME_PATTERN)
+
+
+def check_ping(url: str, what: str = "") -> None:
+    """Raise ConfigError, which does not show it, unless the URL can be pinged ('': none)."""
+    try:
+        parsed = urlsplit(url)
+        usable = parsed.scheme in ("http", "https") and parsed.hostname and parsed.port != 0
+    except ValueError:
+        usable = False
+    if url and (not usable or len(url) > MAX_PING or not url.isprintable() or " " in url):
+        raise ConfigError(
+            f"{what}: give an http:// or https:// URL of at most {MAX_PING} characters"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +43,8 @@ class Job:
     `queue` it.
     `on_redis_down`: `run` (the ledger arbitrates) or `skip`.
     `attempts`: how often a run is tried; `backoff_ms` before the second, doubling up to 5 minutes.
+    `expected_ms`: a run that takes longer is an alert (0: only one that takes longer than its TTL).
+    `ping`: a URL that is told of the begin and the end of each run ('': none); it is a secret.
     """
 
     name: str
@@ -40,6 +57,8 @@ class Job:
     on_redis_down: Literal["run", "skip"] = "run"
     attempts: int = 3
     backoff_ms: int = 1_000
+    expected_ms: int = 0
+    ping: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -59,6 +78,12 @@ class Job:
             raise ConfigError(
                 f"catch-up of job {self.name!r} is {self.catch_up_ms} ms: 0 to 7 days"
             )
+
+        if not 0 <= self.expected_ms <= MAX_TTL_MS:
+            raise ConfigError(
+                f"expected duration of job {self.name!r} is {self.expected_ms} ms: 0 to 7 days"
+            )
+        check_ping(self.ping, f"ping of job {self.name!r}")
 
     @property
     def lock_key(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -19,15 +19,18 @@ from solocron.cron.job import Job
 from solocron.cron.journal import Journal, entry_of
 from solocron.cron.outcome import Outcome
 from solocron.cron.run import Run
+from solocron.cron.spans import end, run_span, tick_span
 from solocron.cron.sweep import MAX_MISSED
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
 from solocron.locks.lease import Lease
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Done, Early, Granted, Held, Paused
 from solocron.storage.runs import RunKey, RunLedger
+from solocron.tracing import Tracer
 
 log = logging.getLogger("solocron.cron")
 
+UnderWay = tuple[Job, float]  # and since when, monotonic in s
 _MAX_TICKS_PER_CLAIM = 1000
 _MAX_BACKOFF_MS = 300_000
 
@@ -51,11 +54,16 @@ class Runner:
     """Runs ticks. `owner` names this server in the ledger; `lease_ms` is its trust window.
 
     The `journal` gets an entry of each tick that is tried here, and of those that were missed.
+    `under_way` are the runs whose bodies run here, by job and tick; `begun` are called with the job
+    when one begins, `alarmed` with its name and what is wrong with its lock, and with None once
+    that is over: they must not raise.
     """
 
     def __init__(
-        self, *, locks: LockManager, ledger: RunLedger, clock: Clock, owner: str, lease_ms: int
-    ) -> None:
+        self, *, locks: LockManager, ledger: RunLedger, clock: Clock, owner: str, lease_ms: int,
+        tracer: Tracer | None = None,
+    ) -> None:  # fmt: skip
+        self._tracer = tracer or Tracer()
         self._locks = locks
         self._ledger = ledger
         self._clock = clock
@@ -63,6 +71,9 @@ class Runner:
         self._lease_ms = lease_ms
         self._waiting: set[str] = set()
         self.alarm = LockAlarm()
+        self.under_way: dict[tuple[str, int], UnderWay] = {}
+        self.begun: list[Callable[[Job], None]] = []
+        self.alarmed: list[Callable[[str, str | None], None]] = []
         self.journal = Journal()
 
     async def run_tick(self, job: Job, tick: int, *, origin: str = "schedule") -> Outcome:
@@ -71,13 +82,16 @@ class Runner:
         `origin` is `schedule`, `sweep` (its own trigger should have run it, somewhere), `manual`
         (beside the schedule) or `ledger` (the ledger has the tick as unfinished, although Redis may
         count it as settled)."""
-        try:
-            outcome = await self._run_tick(job, tick, origin)
-        except Exception as error:
-            self._enter(job, tick, Outcome("failed", f"{type(error).__name__}: {error}"), origin)
-            raise
-        if outcome.state == "skipped":
-            _log_skip(job, tick, outcome)
+        with tick_span(self._tracer, job, tick, origin) as span:
+            try:
+                outcome = await self._run_tick(job, tick, origin)
+            except Exception as error:
+                failed = Outcome("failed", f"{type(error).__name__}: {error}")
+                self._enter(job, tick, failed, origin)
+                raise
+            if outcome.state == "skipped":
+                _log_skip(job, tick, outcome)
+            end(span, job, tick, outcome, origin)
         self._enter(job, tick, outcome, origin)
         return outcome
 
@@ -133,6 +147,8 @@ class Runner:
             )  # fmt: skip
         elif change == "resolved":
             log.warning("RESOLVED: the %s cron gets its lock again", job.title, extra=fields)
+        for told in self.alarmed if change else ():
+            told(job.name, failed or None)
 
     async def _run_granted(self, job: Job, tick: int, granted: Granted, origin: str) -> Outcome:
         """Run what is due, then settle it and free the lock in one script."""
@@ -181,7 +197,7 @@ class Runner:
                 return Outcome("skipped", "clock-skew"), newest
             for each in await self._due(job, tick, settled, fallback):
                 lease.ensure()
-                outcome = await self._run_one(job, each, lease, "schedule", fallback)
+                outcome = await self._run_one(job, each, lease, origin, fallback)
                 if each < tick:
                     self._enter(job, each, outcome, origin)
                 if not _settled(outcome):
@@ -229,8 +245,8 @@ class Runner:
         try:
             verdict = await self._ledger.begin(
                 job.name, tick, owner=self._owner, now_ms=int(self._clock.now_ms()),
-                lease_ms=self._lease_ms, max_attempts=job.attempts, origin=origin,
-                fallback=fallback,
+                lease_ms=self._lease_ms, max_attempts=job.attempts, fallback=fallback,
+                origin="manual" if origin == "manual" else "schedule",
             )  # fmt: skip
         except StorageUnavailable as down:
             self._note_waiting(job, down)
@@ -248,15 +264,22 @@ class Runner:
             replace, begun_ms=int(self._clock.now_ms()), taken_over=verdict.attempt > 1,
             fallback=fallback,
         )  # fmt: skip
-        try:
-            return begun(await self._see_through(job, run))
-        except asyncio.CancelledError:
-            given_back = Outcome("lost", "given back: the server stopped", run.attempt)
-            self._enter(job, tick, begun(given_back), origin)
-            raise
+        with run_span(self._tracer, job, tick, run.attempt, fallback) as span:
+            try:
+                outcome: Outcome = begun(await self._see_through(job, run))
+            except asyncio.CancelledError:
+                lost = Outcome("lost", "given back: the server stopped", run.attempt)
+                end(span, job, tick, begun(lost), origin)
+                self._enter(job, tick, begun(lost), origin)
+                raise
+            end(span, job, tick, outcome, origin)
+        return outcome
 
     async def _see_through(self, job: Job, run: Run) -> Outcome:
         """Run what the ledger gave us until it has ended, or is another server's."""
+        self.under_way[run.job, run.tick] = (job, self._clock.monotonic())
+        for told in self.begun:
+            told(job)
         try:
             async with heartbeats(run, self._ledger, self._clock, self._lease_ms):
                 async with run.lease.guard():
@@ -271,6 +294,8 @@ class Runner:
         except asyncio.CancelledError:
             await asyncio.shield(self._hand_over(run, stopping=True))
             raise
+        finally:
+            self.under_way.pop((run.job, run.tick), None)
 
     async def _attempts(self, job: Job, run: Run) -> tuple[Mapping[str, int], str | None, int]:
         """Run the body until it succeeds or its attempts are used up: its counts, its error and
@@ -296,6 +321,7 @@ class Runner:
         except Exception as error:
             run.ensure_leased()
             counts, text = {}, f"{type(error).__name__}: {error}"
+            self._tracer.record(error)
             run.log.warning("The %s cron failed: %s", job.title, text, exc_info=True)
         run.ensure_leased()
         return counts, text

@@ -7,15 +7,28 @@ identity is UTC, so the two 02:00s of a fall-back night cannot collide.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
 from solocron.errors import ConfigError
 
-_YEAR_MS = 366 * 24 * 3600 * 1000
+_DAY_MS = 24 * 3600 * 1000
+_YEAR_MS = 366 * _DAY_MS
 _MAX_EXPRESSION = 200
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The local times from `start` up to `end` do not exist: at `at_ms` (UTC epoch ms) the clocks
+    are put on. `tick` comes then because its own time is among them; None if there is no such."""
+
+    at_ms: int
+    start: datetime
+    end: datetime
+    tick: int | None
 
 
 class Calendar:
@@ -87,3 +100,48 @@ class Calendar:
             ticks.append(tick)
             tick = self.next_after(tick)
         return ticks
+
+    # -- local time ------------------------------------------------------------------------
+
+    def local(self, ms: float) -> datetime:
+        """The time `ms` (UTC epoch ms) in the calendar's zone."""
+        return datetime.fromtimestamp(ms / 1000, self._zone)
+
+    def instant(self, naive: datetime) -> tuple[int, bool]:
+        """When the local time `naive` is (UTC epoch ms; the first of two), and whether it exists;
+        one that does not is as much after the clocks' change as it would be without it."""
+        local = naive.replace(tzinfo=self._zone)
+        moment = local.astimezone(UTC)
+        exists = moment.astimezone(self._zone).replace(tzinfo=None) == naive.replace(fold=0)
+        return round(moment.timestamp() * 1000), exists
+
+    def gaps(self, since_ms: float, until_ms: float) -> list[Gap]:
+        """The times between `since_ms` and `until_ms` that the zone's clocks are put on."""
+        found, low = [], since_ms
+        while low < until_ms:
+            high = min(low + _DAY_MS, until_ms)
+            if self._offset(high) > self._offset(low):
+                found.append(self._gap(low, high))
+            low = high
+        return found
+
+    def _offset(self, ms: float) -> timedelta:
+        return self.local(ms).utcoffset() or timedelta()
+
+    def _gap(self, low: float, high: float) -> Gap:
+        before, after = self._offset(low), self._offset(high)
+        while high - low > 500:
+            middle = (low + high) / 2
+            low, high = (low, middle) if self._offset(middle) == after else (middle, high)
+        at_ms = round(high / 1000) * 1000
+        utc = datetime.fromtimestamp(at_ms / 1000, UTC).replace(tzinfo=None)
+        start, end = utc + before, utc + after
+        return Gap(at_ms, start, end, at_ms if self._falls_into(start, end) else None)
+
+    def _falls_into(self, start: datetime, end: datetime) -> bool:
+        """Whether a tick of fixed local times falls into [start, end). One that comes again and
+        again within such a time is none: it goes on through it."""
+        first, last = (round(each.replace(tzinfo=UTC).timestamp() * 1000) for each in (start, end))
+        plain = Calendar(self.expression)
+        tick = plain.next_after(first - 1)
+        return tick < last and plain.next_after(tick) - tick > last - first

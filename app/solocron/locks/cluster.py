@@ -150,10 +150,20 @@ class ClusterLink:
             answers = [error] * len(some)
         for index, answer in zip(some, answers, strict=True):
             replies[index] = answer
-            if isinstance(answer, MovedError):
+            if isinstance(answer, MovedError):  # which is an AskError
                 self._moved(answer, node)
+            elif isinstance(answer, AskError):
+                target = target_of(answer, node)
+                replies[index] = await self._asked(waiting, target, commands[index])
             elif isinstance(answer, REDIRECTS):
                 self.slots.doubt()
+
+    async def _asked(self, waiting: list[Node], target: Node, command: Command) -> Any:
+        """The answer of the node that a command's slot is moving to, or why there is none."""
+        try:
+            return await _noted(waiting, target, self._link(target).exchange(command, asking=True))
+        except (*REDIRECTS, LockUnavailable) as error:
+            return error
 
     async def _fresh(self) -> None:
         """See that the map is not known to be old."""

@@ -90,7 +90,7 @@ class Turn:
                 client.flush()
             except Exception:
                 log.exception("a client could not be written to")
-                client.close()
+                client.give_up()  # it comes back and resumes
 
 
 class Client:
@@ -154,7 +154,7 @@ class Client:
             self._queue = [queue, frame]
         self._queued += len(frame)
         if self._queued > self._max_pending:
-            self._give_up()
+            self.give_up()
 
     def flush(self) -> None:
         """Write what is queued, unless that is too much for the peer."""
@@ -165,13 +165,14 @@ class Client:
         if self._room < 0:
             self._room = self._max_pending - self.pending
             if self._room < 0:
-                self._give_up()
+                self.give_up()
                 return
         self._queue, self._queued = None, 0
         if not self._transport.is_closing():
             self._transport.write(b"".join(queue) if isinstance(queue, list) else queue)
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """Write nothing more, and have `on_slow` called."""
         self.close()
         self._turn.slow += 1
         asyncio.get_running_loop().call_soon(self._on_slow)

@@ -218,17 +218,18 @@ class Hub:
             self._send(topic, message_of(store_id, seq, event))
 
     def _send(self, topic: _Topic, message: Message) -> None:
-        seq, clients, sent = message.seq, topic.clients, 0
+        seq, clients, passed_over = message.seq, topic.clients, 0
         early, behind, before = topic.joining > 0, False, seq - 1
         for client, last in clients.items():
             if last == before:
                 clients[client] = seq
                 client.notify(message)
-                sent += 1
-            elif last < before and not client.is_closed:
-                early = True
-                behind = behind or client not in self._resuming
-        self.deliveries += sent
+            else:
+                passed_over += 1
+                if last < before and not client.is_closed:
+                    early = True
+                    behind = behind or client not in self._resuming
+        self.deliveries += len(clients) - passed_over
         if early:
             topic.held[seq] = message
             if len(topic.held) > _HELD_PER_STORE:

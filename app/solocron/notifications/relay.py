@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from solocron.clock import Clock
 from solocron.errors import StorageUnavailable
@@ -19,6 +19,7 @@ from solocron.notifications.event import cloud_event
 from solocron.notifications.fanout import Fanout
 from solocron.notifications.hub import Hub
 from solocron.storage.outbox import Notification, Outbox
+from solocron.tracing import Tracer
 
 log = logging.getLogger("solocron.notifications")
 
@@ -28,6 +29,7 @@ _UNPUBLISHED_AFTER_MS = 2_000
 _PER_BATCH = 5  # periods that others leave a sweeping server for one batch
 
 _Message = tuple[str, int, bytes]  # store, seq, event: encoded once for the hub and for Redis
+_Queued = tuple[Notification, _Message, object | None]  # and the span it came from
 
 
 class Relay:
@@ -39,6 +41,7 @@ class Relay:
     def __init__(
         self, outbox: Outbox, fanout: Fanout, hub: Hub, clock: Clock, *,
         sweep_s: float = 2.0, committed: Callable[[], None] = lambda: None,
+        tracer: Tracer | None = None,
     ) -> None:  # fmt: skip
         self._outbox = outbox
         self._fanout = fanout
@@ -46,7 +49,8 @@ class Relay:
         self._clock = clock
         self._sweep_s = sweep_s
         self._committed = committed
-        self._queue: deque[tuple[Notification, _Message]] = deque()
+        self._tracer = tracer or Tracer()
+        self._queue: deque[_Queued] = deque()
         self._work = asyncio.Event()
         self._flushing = asyncio.Lock()
 
@@ -62,7 +66,9 @@ class Relay:
         self._deliver(messages)
         self._committed()
         if len(self._queue) < _MAX_QUEUED:
-            self._queue.extend(zip(rows, messages, strict=True))
+            origin = self._tracer.here()
+            pairs = zip(rows, messages, strict=True)
+            self._queue.extend((row, message, origin) for row, message in pairs)
             self._work.set()
 
     async def run(self) -> None:
@@ -80,10 +86,23 @@ class Relay:
             while self._queue:
                 size = min(_BATCH, len(self._queue))
                 batch = [self._queue.popleft() for _ in range(size)]
-                if await self._fanout.publish([message for _, message in batch]):
-                    await self._mark([row for row, _ in batch])
+                origins = [origin for _, _, origin in batch]
+                rows, messages = [row for row, _, _ in batch], [each for _, each, _ in batch]
+                if await self._publish(messages, origins):
+                    await self._mark(rows)
                 else:
                     self._queue.clear()
+
+    async def _publish(
+        self, messages: Sequence[_Message], origins: Iterable[object | None] = ()
+    ) -> bool:
+        """Whether Redis took them. The span links to the runs, or requests, they came from."""
+        count = {"messaging.batch.message_count": len(messages)}
+        with self._tracer.span("publish", count, links=origins) as span:
+            taken = await self._fanout.publish(messages)
+            if not taken:
+                span.fail("Redis did not take them: the sweep publishes them later")
+        return taken
 
     def _deliver(self, messages: Sequence[_Message]) -> None:
         for message in messages:
@@ -119,7 +138,7 @@ class Relay:
                 break
             messages = _messages(rows)
             self._deliver(messages)
-            if not await self._fanout.publish(messages) or not await self._mark(rows):
+            if not await self._publish(messages) or not await self._mark(rows):
                 break
         await self._outbox.number()
         if worked:

@@ -1,4 +1,5 @@
-"""The channels of SOLOCRON_NOTIFY_URLS: Apprise URLs, each made into something that sends.
+"""The channels of a setting such as SOLOCRON_NOTIFY_URLS: Apprise URLs, each made into something
+that sends.
 
 Email goes through smtplib and not through Apprise, which reads the URL but cannot set the
 Message-ID, and mails several recipients one by one, so that a retry mails some of them twice.
@@ -74,30 +75,32 @@ class Channel:
         return _redacted(note, self._secrets) if note else None
 
 
-def channels_of(urls: Sequence[str], *, deadline_s: float = 30.0) -> list[Channel]:
-    """The channels of the URLs, in any order. `deadline_s` is how long sending one email may
-    take. Raises ConfigError, which names a URL by its place and schema only."""
+def channels_of(
+    urls: Sequence[str], *, deadline_s: float = 30.0, setting: str = _SETTING
+) -> list[Channel]:
+    """The channels of the URLs that `setting` has, in any order. `deadline_s` is how long sending
+    one email may take. Raises ConfigError, which names a URL by its place and schema only."""
     found: dict[str, Channel] = {}
     for number, url in enumerate(urls, 1):
-        channel = _channel(number, url, deadline_s)
+        channel = _channel(setting, number, url, deadline_s)
         if channel.id in found:
             raise ConfigError(
-                f"{_SETTING}: channel {channel.id} stands there twice: leave one out, or give "
+                f"{setting}: channel {channel.id} stands there twice: leave one out, or give "
                 "each a name, as in ops=mailto://..."
             )
         found[channel.id] = channel
     return list(found.values())
 
 
-def _channel(number: int, url: str, deadline_s: float) -> Channel:
+def _channel(setting: str, number: int, url: str, deadline_s: float) -> Channel:
     match = _URL.fullmatch(url)
     if match is None:
         raise ConfigError(
-            f"{_SETTING}: entry {number} is no URL: give Apprise URLs, such as mailto://..., "
+            f"{setting}: entry {number} is no URL: give Apprise URLs, such as mailto://..., "
             "separated by blanks"
         )
     name, schema, rest = match[1], match[2].lower(), match[3]
-    where = f"{_SETTING}: URL {number} ({schema}://)"
+    where = f"{setting}: URL {number} ({schema}://)"
     kinds = _kinds(where, schema, rest)
     plugin = _instance(where, schema, rest, kinds)
     identity = name or f"{schema}-{_fingerprint(schema, rest)}"
@@ -131,7 +134,7 @@ def _kinds(where: str, schema: str, rest: str) -> frozenset[Kind]:
 
 def _instance(where: str, schema: str, rest: str, kinds: Iterable[Kind]) -> Any:
     """Apprise's object for the URL, with a sample contact; ConfigError when it knows none."""
-    apprise = _apprise()
+    apprise = _apprise(where.partition(":")[0])
     with _heard():
         for sample in [_SAMPLES[kind] for kind in sorted(kinds)] or [""]:
             plugin = apprise.Apprise.instantiate(_filled(f"{schema}://{rest}", sample), _asset())
@@ -166,12 +169,12 @@ class _Refused(Exception):
     pass
 
 
-def _apprise() -> ModuleType:
+def _apprise(setting: str = _SETTING) -> ModuleType:
     try:
         import apprise  # not at the top: most deployments do without
     except ImportError:
         raise ConfigError(
-            f"{_SETTING} is set, but Apprise is missing: pip install solocron[notify]"
+            f"{setting} is set, but Apprise is missing: pip install solocron[notify]"
         ) from None
     return apprise
 

@@ -160,6 +160,13 @@ class Deliveries:
             revived += size
         return revived
 
+    async def count_dead(self, most: int) -> int:
+        """How many dead letters there are, counted up to `most`."""
+        some = select(deliveries.c.seq).where(_is_dead(None, None)).limit(most).subquery()
+        async with self._database.connect() as connection:
+            query = select(func.count()).select_from(some)
+            return int((await connection.execute(query)).scalar_one())
+
     async def counts(self) -> dict[str, DeliveryStatus]:
         """The counts of each channel that has a row. Reads the whole table: for `status`."""
         query = select(deliveries.c.channel, deliveries.c.state, func.count()).group_by(

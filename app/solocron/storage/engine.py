@@ -143,7 +143,9 @@ class Database:
                 stack.push_async_callback(self._return, connection, cut)
             except PoolTimeout as error:  # every connection is in use: nothing is lost
                 raise _unavailable(error, self._url) from error
-            except (DBAPIError, OSError) as error:
+            except Exception as error:
+                if not _is_of_link(error):
+                    raise
                 raise self._lost(_unavailable(error, self._url)) from error
             if not self._up:
                 if self._up is False:
@@ -266,6 +268,13 @@ class _Translated:
         lost = isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
         if lost or getattr(error.orig, "sqlstate", None) in _REFUSALS:
             raise _unavailable(error, self._url) from error
+
+
+def _is_of_link(error: Exception) -> bool:
+    """Whether it says that no connection could be had. One that ends while it is being set up is
+    told in the driver's own words, which SQLAlchemy does not translate."""
+    drivers = type(error).__module__.partition(".")[0] == "asyncpg"
+    return drivers or isinstance(error, DBAPIError | OSError)
 
 
 def _unavailable(error: Exception, url: URL) -> StorageUnavailable:

@@ -126,3 +126,15 @@ deliveries = Table(
         sqlite_where=text("state = 'dead'"),
     ),
 )
+
+# What is raised now. `held_until`: nobody needs to say any more that it goes on.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("alert", String(40), primary_key=True),
+    Column("job", String(100), primary_key=True),
+    Column("severity", String(16), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("held_until", BigInteger, nullable=False),
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections import Counter
 from contextlib import suppress
 from typing import Protocol
@@ -114,7 +115,7 @@ class Connections:
     def admit(self, connection: Connection, address: str) -> None:
         """Count it as open until it leaves. Raises Full."""
         self._of_address.take(address)
-        self._open[connection] = address
+        self._open[connection] = sys.intern(address)  # of many, one string
         self._none_open.clear()
 
     def leave(self, connection: Connection) -> None:

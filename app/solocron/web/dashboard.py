@@ -19,7 +19,7 @@ from solocron.locks.results import token_tick
 from solocron.locks.statistics import LockCounts
 from solocron.web import charts
 from solocron.web.auth import Authenticator, Principal, Unauthenticated
-from solocron.web.fleet import SPAN_MS, SPANS, Fleet
+from solocron.web.fleet import SPAN_MS, SPANS, FleetView
 from solocron.web.guard import basic_password, bearer
 from solocron.web.operations import require_reader
 
@@ -37,7 +37,7 @@ class Dashboard:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: FleetView,
         *,
         authenticator: Authenticator,
         names: Mapping[str, object],
@@ -70,9 +70,9 @@ class Dashboard:
         return web.Response(text=text, content_type="text/html", headers=_HEADERS)
 
     async def _state(self) -> dict[str, Any]:
-        jobs, workers, locks, summary = await asyncio.gather(
+        jobs, workers, locks, summary, alerts = await asyncio.gather(
             self._fleet.jobs(list(self._names), _RUNS), self._fleet.workers(),
-            self._fleet.locks(), self._fleet.summary(),
+            self._fleet.locks(), self._fleet.summary(), self._fleet.alerts(),
         )  # fmt: skip
         missing = {**jobs["missing"], **workers["missing"], **locks["missing"],
                    **summary["missing"]}  # fmt: skip
@@ -84,7 +84,7 @@ class Dashboard:
             "timelines": {job["job"]: charts.timeline(job["runs"] or (), _RUNS)
                           for job in jobs["jobs"]},
             "workers": workers["workers"], "locks": locks["locks"],
-            "alerts": self._fleet.alerts()["alerts"], "stores": summary["stores"],
+            "alerts": alerts["alerts"], "stores": summary["stores"],
             "deliveries": summary["deliveries"],
             "days": charts.days(list(self._names), hours, until, SPAN_MS, SPANS)
                     if hours is not None else None,

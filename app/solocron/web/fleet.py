@@ -19,6 +19,7 @@ from solocron.errors import LockUnavailable, StorageUnavailable
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Survey, token_tick
 from solocron.notifications.channels import Channels
+from solocron.storage.alerts import Alert
 from solocron.storage.past import Past
 from solocron.stores.repository import StoreRepository
 from solocron.stores.tally import tally
@@ -28,23 +29,23 @@ MOST_LOCKS = 1000
 SPAN_MS, SPANS = 3_600_000, 24
 _WITHIN_S = 2.0
 _KEPT_S = 15.0
+_ALERTS_KEPT_S = 2.0
 _SILENT_SWEEPS = 3
 _LEAST_SILENT_MS = 15_000
 
 _T = TypeVar("_T")
 
 Missing = dict[str, str]
-Alert = Mapping[str, Any]
 
 
-class Fleet:
-    """Reads it. `alerts` are those raised now, each with `alert`, `job` ('' if it is of none) and
-    `detail`; `sweep_s` is how often a worker tells of itself."""
+class FleetView:
+    """Reads it. `alerts` gives those of all workers that are raised now; `sweep_s` is how often a
+    worker tells of itself."""
 
     def __init__(
         self, *, jobs: Mapping[str, Job], locks: LockManager, past: Past, board: Board,
         channels: Channels, repository: StoreRepository, clock: Clock, sweep_s: float,
-        alerts: Callable[[], Sequence[Alert]],
+        alerts: Callable[[], Awaitable[Sequence[Alert]]],
     ) -> None:  # fmt: skip
         self._jobs = jobs
         self._locks = locks
@@ -52,10 +53,10 @@ class Fleet:
         self._board = board
         self._clock = clock
         self._silent_ms = max(_LEAST_SILENT_MS, _SILENT_SWEEPS * 1000 * sweep_s)
-        self._alerts = alerts
         # Grouped over whole tables, so not read anew for each who asks.
         self._stores = Kept(lambda: tally(repository, clock.now_ms()), _KEPT_S)
         self._deliveries = Kept(channels.status, _KEPT_S)
+        self._alerts = Kept(alerts, _ALERTS_KEPT_S)
         self._spans = Kept(self._read_spans, _KEPT_S)
 
     async def jobs(self, names: Sequence[str], runs: int) -> dict[str, Any]:
@@ -112,9 +113,14 @@ class Fleet:
         ]
         return {"now": int(self._clock.now_ms()), "locks": rows, "missing": missing}
 
-    def alerts(self) -> dict[str, Any]:
-        """The alerts raised now."""
-        return {"alerts": [dict(each) for each in self._alerts()]}
+    async def alerts(self) -> dict[str, Any]:
+        """The alerts of all workers, oldest first; of this one when nobody else can be asked."""
+        rows = [
+            {"alert": each.name, "job": each.job, "detail": each.text, "severity": each.severity,
+             "since": each.since_ms}
+            for each in await self._alerts.get()
+        ]  # fmt: skip
+        return {"now": int(self._clock.now_ms()), "alerts": rows}
 
     async def summary(self) -> dict[str, Any]:
         """How many stores are open and due, what waits in each channel, and how the jobs' runs went

@@ -16,6 +16,7 @@ from solocron.web.api import PAGE
 from solocron.web.events import MAX_STORES
 from solocron.web.schemas import GUARDED, Schema, answers, query, record, ref
 from solocron.web.static import TYPES
+from solocron.web.ticks import explanation_schema
 
 
 def document() -> dict[str, Any]:
@@ -31,6 +32,7 @@ def document() -> dict[str, Any]:
         "paths": {
             **_stores(),
             **_store(),
+            **_ticks(),
             **_events(),
             **_others(),
             **_static(),
@@ -46,6 +48,7 @@ def document() -> dict[str, Any]:
                         "next": {**_ID, "type": ["string", "null"]},
                     }
                 ),
+                "Explanation": explanation_schema(),
                 **operations_openapi.schemas(),
                 "Problem": record(
                     {
@@ -152,6 +155,22 @@ def _store() -> dict[str, Any]:
         },
         f"{path}/open": action("Open"),
         f"{path}/close": action("Close"),
+    }
+
+
+def _ticks() -> dict[str, Any]:
+    job = {"name": "job", "in": "path", "required": True, "schema": _TEXT}
+    text = "UTC epoch ms, ISO 8601 (in the job's zone unless it has one), or `latest`."
+    tick = {"name": "tick", "in": "path", "required": True, "schema": _TEXT, "description": text}
+    found = {200: ("What became of the tick.", ref("Explanation"))}
+    return {
+        "/api/v1/jobs/{job}/ticks/{tick}": {
+            "parameters": [job, tick],
+            "get": {
+                "summary": "Why a tick was run, or was not: for jobs:run or metrics:read.",
+                "responses": answers(found, *GUARDED, 404, 422, 503),
+            },
+        }
     }
 
 

@@ -32,7 +32,7 @@ from solocron.web.api import json_of, whole
 from solocron.web.auth import Authenticator, Principal
 from solocron.web.connections import Draining
 from solocron.web.events import Handler
-from solocron.web.fleet import MOST_LOCKS, Fleet
+from solocron.web.fleet import MOST_LOCKS, FleetView
 from solocron.web.guard import check_origin, own_page_token, quoted
 
 log = logging.getLogger("solocron.web")
@@ -59,7 +59,7 @@ class Operations:
     one that runs, if one does."""
 
     def __init__(
-        self, fleet: Fleet, *, jobs: Mapping[str, Job], locks: LockManager,
+        self, fleet: FleetView, *, jobs: Mapping[str, Job], locks: LockManager,
         scheduler: Callable[[], Scheduler | None], authenticator: Authenticator,
         origins: frozenset[str],
     ) -> None:  # fmt: skip
@@ -119,7 +119,7 @@ class Operations:
     async def alerts(self, request: web.Request) -> web.Response:
         """The alerts raised now."""
         self._reader(request)
-        return web.json_response(self._fleet.alerts())
+        return web.json_response(await self._fleet.alerts())
 
     async def summary(self, request: web.Request) -> web.Response:
         """Stores, deliveries, and the jobs' runs by the hour."""

@@ -46,12 +46,7 @@ def schemas() -> dict[str, Schema]:
             {**now, "workers": _list(record(_worker_fields())), "missing": _MISSING}
         ),
         "Locks": record({**now, "locks": _list(record(_lock_fields())), "missing": _MISSING}),
-        "Alerts": record({"alerts": _list(ref("Alert"))}),
-        "Alert": {
-            "type": "object",
-            "properties": {"alert": _TEXT, "job": _TEXT, "detail": _TEXT},
-            "required": ["alert", "job", "detail"],
-        },
+        "Alerts": record({**now, "alerts": _list(record(_alert_fields()))}),
         "Summary": record({**now, **_summary_fields(), "missing": _MISSING}),
         "Paused": record({"job": _TEXT, "paused": _FLAG, "paused_until": _or_null(_TIME)}),
         "PauseInput": record(
@@ -108,6 +103,13 @@ def _lock_fields() -> dict[str, Schema]:
         "key": _TEXT, "owner": _TEXT, "ttl_ms": {"type": "integer"},
         "ours": {**_FLAG, "description": "Held by the worker that answers."},
         "job": _or_null(_TEXT), "tick": _or_null(_TIME),
+    }  # fmt: skip
+
+
+def _alert_fields() -> dict[str, Schema]:
+    return {
+        "alert": _TEXT, "job": {**_TEXT, "description": "Empty if it is of none."},
+        "detail": _TEXT, "severity": {"enum": ["critical", "warning"]}, "since": _TIME,
     }  # fmt: skip
 
 

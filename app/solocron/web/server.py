@@ -30,6 +30,7 @@ from solocron.web.metrics import Metrics
 from solocron.web.operations import Conflict, Operations, UnknownLock
 from solocron.web.seats import Full
 from solocron.web.socket import Sockets
+from solocron.web.ticks import Ticks
 
 log = logging.getLogger("solocron.web")
 
@@ -56,7 +57,8 @@ def problem(status: int, title: str, detail: str) -> web.Response:
 
 def routes(
     *, authenticator: Authenticator, sockets: Sockets, events: Events, stores: StoresApi,
-    operations: Operations, dashboard: Dashboard, metrics: Metrics, readiness: Readiness,
+    operations: Operations, dashboard: Dashboard, metrics: Metrics, ticks: Ticks,
+    readiness: Readiness,
 ) -> list[web.RouteDef]:  # fmt: skip
     """Every route, guarded on its own so that it can live in a host's application."""
 
@@ -94,6 +96,7 @@ def routes(
         web.put("/api/v1/stores/{id}", guarded(stores.put)),
         web.post("/api/v1/stores/{id}/open", guarded(stores.open)),
         web.post("/api/v1/stores/{id}/close", guarded(stores.close)),
+        web.get("/api/v1/jobs/{job}/ticks/{tick}", guarded(ticks.get)),
         *((web.route(method, path, guarded(each))) for method, path, each in operations.handlers()),
         *(web.get(path, events.readable(guarded(each))) for path, each in static.handlers()),
     ]

@@ -41,6 +41,7 @@ from solocron.web.seats import Full
 log = logging.getLogger("solocron.web")
 
 PROTOCOL = "solocron.v1"
+_PROTOCOLS = (PROTOCOL,)
 POLICY, INTERNAL = 1008, 1011
 FORBIDDEN, SLOW, TOO_MANY = 4403, 4408, 4429
 
@@ -70,7 +71,7 @@ class Sockets:
         """Serve one client until it goes."""
         check_origin(request, self._origins)
         ws = web.WebSocketResponse(
-            protocols=(PROTOCOL,), heartbeat=self._heartbeat_s, compress=False,
+            protocols=_PROTOCOLS, heartbeat=self._heartbeat_s, compress=False,
             max_msg_size=MAX_FRAME, timeout=_CLOSE_WITHIN_S,
         )  # fmt: skip
         try:

@@ -40,9 +40,9 @@ class Findings:
         found: list[Row] = []
         for burst, ways in self.passes.items():
             found += _push_rows("singles" if burst == 1 else f"bursts of {burst}", burst, ways)
-        if self.memory:
+        if PRODUCT in self.memory:
             found.append(_memory_row(self.idle, self.memory))
-        if self.resumed:
+        if PRODUCT in self.resumed:
             found += _resume_rows(self.idle, self.resumed)
         if self.stalled:
             found.append(_stalled_row(self.stalled))

@@ -1,0 +1,173 @@
+"""What a worker sees of the conditions that alerts are made of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from solocron.alerts.rules import KINDS
+from solocron.clock import Clock
+from solocron.cron.board import Board, Presence
+from solocron.cron.runner import Runner, UnderWay
+from solocron.errors import LockUnavailable, StorageUnavailable
+from solocron.locks.manager import LockManager
+from solocron.storage.alerts import AlertId
+from solocron.storage.deliveries import Deliveries
+from solocron.storage.engine import Database
+
+_WITHIN_S = 3.0
+_MOST_NAMED = 3
+_MOST_DEAD = 1000
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The conditions that hold, each with a text, and the alerts of which nothing is known now."""
+
+    holding: Mapping[AlertId, str]
+    unknown: frozenset[str]
+
+
+class Look:
+    """Call it for what is seen now. What must be asked for is asked every `ask_s`; `counts_dead`:
+    whether this worker delivers at all, so that its dead letters are looked for; a worker is silent
+    `silent_ms` after its last sign."""
+
+    def __init__(
+        self, *, locks: LockManager, database: Database, runner: Runner, board: Board,
+        deliveries: Deliveries, clock: Clock, ask_s: float, silent_ms: int, counts_dead: bool,
+    ) -> None:  # fmt: skip
+        self._locks = locks
+        self._database = database
+        self._runner = runner
+        self._board = board
+        self._deliveries = deliveries
+        self._clock = clock
+        self._ask_s = ask_s
+        self._silent_ms = silent_ms
+        self._silence = Silence(silent_ms / 1000)
+        self._counts_dead = counts_dead
+        self._asked_s: float | None = None
+        self._asked = Seen({}, frozenset(KINDS))
+
+    async def __call__(self) -> Seen:
+        """Raises nothing but cancellation."""
+        now_s = self._clock.monotonic()
+        if self._asked_s is None or now_s >= self._asked_s + self._ask_s:
+            self._asked_s = now_s
+            self._asked = await self._ask()
+        return Seen({**self._asked.holding, **self._known()}, self._asked.unknown)
+
+    def _known(self) -> dict[AlertId, str]:
+        """What needs no question."""
+        found: dict[AlertId, str] = {}
+        if not self._locks.link.is_up:
+            found["redis-down", ""] = "Redis is away: the database decides alone who runs a tick"
+        if self._database.is_lost:
+            found["database-down", ""] = "the database is away: no tick is run"
+        if self._locks.skew.off:
+            seconds = self._locks.skew.ahead_ms / 1000
+            found["clock-skew", ""] = f"a server's clock is {seconds:+.0f} s off: set it by NTP"
+        found |= overruns(list(self._runner.under_way.values()), self._clock.monotonic())
+        return found
+
+    async def _ask(self) -> Seen:
+        """What the database and the board say."""
+        holding: dict[AlertId, str] = {}
+        unknown = {"lock-unavailable"}  # the runner tells of it
+        try:
+            async with asyncio.timeout(_WITHIN_S):
+                async with self._database.connect():
+                    pass
+                dead = await self._deliveries.count_dead(_MOST_DEAD) if self._counts_dead else 0
+            if dead:
+                holding["dead-letters", ""] = (
+                    f"{dead}{' or more' if dead == _MOST_DEAD else ''} emails, SMS and the like "
+                    "were given up: see `solocron deadletters`"
+                )
+        except StorageUnavailable:
+            unknown.add("dead-letters")
+        except TimeoutError:
+            unknown.add("dead-letters")
+            holding["database-down", ""] = "the database gives no answer: no tick is run"
+        try:
+            workers = await self._board.workers()
+            since_ms = self._clock.now_ms() - self._silent_ms
+            holding |= differences(self._board.worker, workers, since_ms)
+            holding |= silences(workers, self._silence(workers, self._clock.monotonic()))
+        except LockUnavailable:
+            unknown |= {"schedules-differ", "worker-silent"}
+            self._silence.forget()  # nor can the workers tell of themselves
+        return Seen(holding, frozenset(unknown))
+
+
+class Silence:
+    """Tells which workers have been silent for `after_s`, by this worker's own time: neither a
+    clock that is wrong nor one that was set makes a worker silent."""
+
+    def __init__(self, after_s: float) -> None:
+        self._after_s = after_s
+        self._last: dict[str, tuple[int, float]] = {}
+
+    def __call__(self, workers: Sequence[Presence], at_s: float) -> set[str]:
+        """The silent ones of the workers on the board, which was read at `at_s` (monotonic, s)."""
+        before, self._last = self._last, {}
+        for each in workers:
+            seen_ms, since_s = before.get(each.worker, (-1, at_s))
+            is_news = seen_ms != each.seen_ms
+            self._last[each.worker] = (each.seen_ms, at_s if is_news else since_s)
+        return {name for name, (_, s) in self._last.items() if at_s - s >= self._after_s}
+
+    def forget(self) -> None:
+        """Count anew: the board could not be read."""
+        self._last.clear()
+
+
+def silences(workers: Sequence[Presence], silent: Collection[str]) -> dict[AlertId, str]:
+    """The workers that went silent without stopping, but for those that another one has replaced:
+    for each that started since, the one that was silent first."""
+    starts = sorted(each.started_ms - each.skew_ms for each in workers if each.worker not in silent)
+    gone = []
+    for each in sorted(workers, key=lambda each: each.seen_ms - each.skew_ms):
+        if each.worker not in silent:
+            continue
+        later = [start for start in starts if start > each.seen_ms - each.skew_ms]
+        if later:
+            starts.remove(later[0])
+        else:
+            gone.append(each.worker[:80])
+    if not gone:
+        return {}
+    more = f" and {len(gone) - _MOST_NAMED} more" if len(gone) > _MOST_NAMED else ""
+    return {("worker-silent", ""): (
+        f"{', '.join(gone[:_MOST_NAMED])}{more}: silent, though not stopped; see whether it is "
+        "gone, frozen or cut off from Redis"
+    )}  # fmt: skip
+
+
+def overruns(running: Sequence[UnderWay], now_s: float) -> dict[AlertId, str]:
+    """The runs that take longer than they should: than expected, or than their lock's TTL."""
+    found: dict[AlertId, str] = {}
+    for job, since_s in running:
+        limit_ms = min(job.ttl_ms, job.expected_ms or job.ttl_ms)
+        if (now_s - since_s) * 1000 > limit_ms:
+            found["job-overran", job.name] = (
+                f"the {job.name} cron runs for longer than {limit_ms / 1000:g} s"
+            )
+    return found
+
+
+def differences(worker: str, workers: Sequence[Presence], since_ms: float) -> dict[AlertId, str]:
+    """The jobs of `worker` that another one, seen since then (UTC epoch ms), runs by another
+    schedule."""
+    own = next((each.schedules for each in workers if each.worker == worker), {})
+    found: dict[AlertId, str] = {}
+    for each in workers:
+        for job, schedule in each.schedules.items():
+            if each.seen_ms >= since_ms and own.get(job, schedule) != schedule:
+                found["schedules-differ", job] = (
+                    f"job {job} has schedule {own[job][:80]!r} on {worker[:80]} and "
+                    f"{schedule[:80]!r} on {each.worker[:80]}: give all servers the same"
+                )
+    return found

@@ -1,0 +1,169 @@
+"""Measures a deployment for `solocron doctor`: asks Redis, the database and the servers' board,
+each within a time limit, and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import make_url
+
+from solocron.cli.findings import DatabaseFacts, Finding, RedisFacts, of_database, of_redis
+from solocron.cli.fitting import of_job, of_runs, of_settings, of_workers
+from solocron.cron.board import Presence
+from solocron.errors import LockUnavailable, StorageUnavailable
+from solocron.locks.cluster import make_link
+from solocron.locks.link import RedisLink
+from solocron.service import Solocron
+
+_ASKED = 20
+_WITHIN_S = 10.0
+_RUNS = 100
+_CONFIG = ("save", "min-replicas-to-write")
+_ORDER = ("error", "warning", "note")
+
+
+async def examine(cron: Solocron) -> dict[str, Any]:
+    """Whether Redis and the database are up, and the findings, the worst first."""
+    redis, workers, up = await _redis(cron)
+    jobs = {**cron.inquiry.others(workers), **cron.jobs}
+    database, stored = await _database(cron, list(jobs))
+    now_ms = cron.parts.clock.now_ms()
+    found = [*redis, *database, *of_settings(cron.settings)]
+    if up:
+        found += of_workers(workers, list(jobs.values()), now_ms, cron.inquiry.silent_ms)
+    if stored is not None:
+        facts, rows = stored
+        found += of_database(facts, workers, cron.settings)
+    else:
+        rows = {}
+    for name, job in jobs.items():
+        ours, ran = name in cron.jobs, rows.get(name, ())
+        found += of_runs(name, ran)
+        found += of_job(job, _durations(ran), cron.settings, now_ms, ttl_known=ours)
+    found.sort(key=lambda each: _ORDER.index(each.severity))
+    return {
+        "redis": "up" if up else "down",
+        "database": "down" if stored is None else "up",
+        "findings": [asdict(each) for each in found],
+    }
+
+
+# -- Redis -------------------------------------------------------------------------------------
+
+
+async def _redis(cron: Solocron) -> tuple[list[Finding], Sequence[Presence], bool]:
+    settings = cron.settings
+    link = make_link(settings.redis, clock=cron.parts.clock, deadline_s=settings.redis_deadline)
+    found: list[Finding] = []
+    try:
+        async with asyncio.timeout(_WITHIN_S):
+            servers = await link.servers()
+            for number, each in enumerate(servers):
+                name = f"{number + 1} of {len(servers)}" if len(servers) > 1 else ""
+                found += of_redis(await _of_server(cron, each, name), settings)
+            return found, await cron.parts.board.workers(), True
+    except (LockUnavailable, TimeoutError) as error:
+        text = str(error) or f"it gave no answer within {_WITHIN_S:g} s"
+        remedy = "start it, or see REDIS_URL, its password and the network between"
+        return [Finding("redis", "error", text, remedy)], (), False
+    finally:
+        await link.close()
+
+
+async def _of_server(cron: Solocron, server: RedisLink, name: str) -> RedisFacts:
+    clock, answers_ms = cron.parts.clock, []
+    await server.call("TIME")  # the first one has to connect
+    ahead_ms = 0.0
+    for _ in range(_ASKED):
+        sent_ms, began = clock.now_ms(), clock.monotonic()
+        seconds, micros = await server.call("TIME")
+        took_ms = (clock.monotonic() - began) * 1000
+        answers_ms.append(took_ms)
+        theirs_ms = int(seconds) * 1000 + int(micros) / 1000
+        ahead_ms = clock.real_ms(sent_ms) + took_ms / 2 - theirs_ms
+    info, denied = await _allowed(server, "INFO")
+    config: dict[str, str] = {}
+    for each in _CONFIG:
+        reply, _ = await _allowed(server, "CONFIG", "GET", each)
+        pairs = [_text(item) for item in reply or ()]
+        config.update(zip(pairs[::2], pairs[1::2], strict=True))
+    return RedisFacts(name, _fields(_text(info or b"")), config, denied, ahead_ms, answers_ms)
+
+
+async def _allowed(server: RedisLink, *command: str) -> tuple[Any, str]:
+    """The reply, or why there is none: a user may lack the right to ask."""
+    try:
+        return await server.call(*command), ""
+    except LockUnavailable as error:
+        if "NoPermission" in str(error) or "unknown command" in str(error):
+            return None, str(error)
+        raise
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _fields(info: str) -> dict[str, str]:
+    pairs = [line.partition(":") for line in info.splitlines()]
+    return {name: value for name, colon, value in pairs if colon}
+
+
+# -- the database ------------------------------------------------------------------------------
+
+Rows = Sequence[Mapping[str, Any]]  # of the ledger
+Stored = tuple[DatabaseFacts, Mapping[str, Rows]]
+
+
+async def _database(cron: Solocron, jobs: Sequence[str]) -> tuple[list[Finding], Stored | None]:
+    try:
+        async with asyncio.timeout(_WITHIN_S):
+            await cron.parts.database.check()
+            return [], await _stored(cron, jobs)
+    except (StorageUnavailable, TimeoutError) as error:
+        text = str(error) or f"it gave no answer within {_WITHIN_S:g} s"
+        remedy = "start it, or see DATABASE_URL and the network between"
+        if "solocron migrate" in text:
+            remedy = "solocron migrate"
+        return [Finding("database", "error", text, remedy)], None
+
+
+async def _stored(cron: Solocron, jobs: Sequence[str]) -> Stored:
+    clock, ledger, database = cron.parts.clock, cron.parts.ledger, cron.parts.database
+    answers_ms, ahead_ms = [], 0.0
+    for _ in range(_ASKED):
+        sent_ms, began = clock.now_ms(), clock.monotonic()
+        theirs_ms = await ledger.clock_ms()
+        took_ms = (clock.monotonic() - began) * 1000
+        answers_ms.append(took_ms)
+        ahead_ms = clock.real_ms(sent_ms) + took_ms / 2 - theirs_ms
+    rows = {name: await ledger.history(name, _RUNS) for name in jobs}
+    kind = ""
+    if database.dialect == "sqlite":
+        url = cron.settings.database_url.get_secret_value()
+        kind = await asyncio.to_thread(_file_system, make_url(url).database or "")
+    return DatabaseFacts(database.dialect, answers_ms, ahead_ms, kind), rows
+
+
+def _durations(rows: Rows) -> list[int]:
+    """How long the runs took that succeeded, in ms."""
+    return [
+        row["duration_ms"]
+        for row in rows
+        if row["state"] == "succeeded" and row["duration_ms"] is not None
+    ]
+
+
+def _file_system(file: str) -> str:
+    """The kind of file system a file is on; '' where the kernel does not say."""
+    try:
+        path, mounts = Path(file).resolve(), Path("/proc/mounts").read_text(errors="replace")
+    except OSError:
+        return ""
+    found = [line.split(" ") for line in mounts.splitlines()]
+    holding = [each for each in found if len(each) > 2 and path.is_relative_to(each[1])]
+    return max(holding, key=lambda each: len(each[1]))[2] if holding else ""

@@ -1,0 +1,187 @@
+"""`solocron history`, `explain`, `pause` and `resume`: what a job did and why; to halt it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from solocron import logs
+from solocron.cli.console import JsonOption, moment, print_rows, run_to_end, service
+from solocron.errors import ConfigError, InvalidInput
+from solocron.service import Solocron
+
+_T = TypeVar("_T")
+
+JobArgument = Annotated[str, typer.Argument(help="The job's name, as `jobs` lists it.")]
+_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_LONGEST_MS = 30 * 86_400_000
+
+
+def history(
+    job: JobArgument,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=1000)] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List a job's last runs, the newest first: when, by whom, how long and how it ended.
+
+    Runs that ended are kept for SOLOCRON_HISTORY seconds, the newest of each job always.
+    """
+    cron = service()
+
+    async def work() -> list[dict[str, Any]]:
+        rows = await cron.parts.ledger.history(job, limit)
+        if not rows:
+            await cron.inquiry.job(job)  # the jobs of other services are in the ledger, too
+        return rows
+
+    names = ("tick", "state", "attempt", "owner", "started_at", "duration_ms", "origin", "fallback",
+             "error")  # fmt: skip
+    rows = [
+        {**{name: row[name] for name in names}, "counts": json.loads(row["result"] or "{}")}
+        for row in _looked(cron, work)
+    ]
+    if not as_json:
+        rows = [
+            {**row, **{name: moment(row[name]) for name in ("tick", "started_at")},
+             "counts": ", ".join(f"{name} {count}" for name, count in row["counts"].items())}
+            for row in rows
+        ]  # fmt: skip
+    headings = {"tick": "tick", "state": "state", "attempt": "attempt", "owner": "owner",
+                "started_at": "started", "duration_ms": "ms", "counts": "counts",
+                "origin": "origin", "fallback": "without Redis", "error": "error"}  # fmt: skip
+    print_rows(rows, headings, as_json)
+
+
+def explain(
+    job: JobArgument,
+    tick: Annotated[
+        str | None,
+        typer.Option(help="ISO 8601, in the job's zone unless it has one, or UTC epoch ms; "
+                     "otherwise the newest tick that has come."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Say what became of a tick: what each server did with it, why, and what to do about it.
+
+    Works without Redis or without the database, and says so; without both, exit code 3.
+    """
+    cron = service()
+    try:
+        told = _looked(cron, lambda: cron.inquiry.explain(job, tick))
+    except InvalidInput as error:
+        raise ConfigError(f"--{error}") from None
+    if as_json:
+        print(json.dumps(told))
+        return
+    _print(told)
+
+
+def pause(
+    job: JobArgument,
+    for_: Annotated[
+        str, typer.Option("--for", help="Such as 90s, 30m, 2h or 7d; at most 30d.")
+    ] = "7d",
+    as_json: JsonOption = False,
+) -> None:
+    """Let no server begin a tick of the job until `resume`, or until the time is over.
+
+    What is running goes on, and `run` runs it by hand. The pause is kept in Redis only: without
+    Redis there is none.
+    """
+    cron = service()
+    ttl_ms = _duration_ms(for_)
+    who = _who()
+
+    async def work() -> int:
+        found = await cron.inquiry.job(job)
+        return await cron.parts.locks.pause(found.lock_key, ttl_ms=ttl_ms, by=who)
+
+    until = _looked(cron, work)
+    if as_json:
+        print(json.dumps({"job": job, "until": until, "by": who}))
+    else:
+        print(f"{job} is paused until {moment(until)}, or until: solocron resume {job}")
+
+
+def resume(job: JobArgument, as_json: JsonOption = False) -> None:
+    """End a job's pause at once. The newest tick that came meanwhile is run, if it is within
+    SOLOCRON_CATCH_UP."""
+    cron = service()
+
+    async def work() -> bool:
+        return await cron.parts.locks.resume((await cron.inquiry.job(job)).lock_key)
+
+    was = _looked(cron, work)
+    if as_json:
+        print(json.dumps({"job": job, "was_paused": was}))
+    else:
+        print(f"{job} goes on." if was else f"{job} was not paused.")
+
+
+def _looked(cron: Solocron, work: Callable[[], Awaitable[_T]]) -> _T:
+    """Do what asks Redis and the database, and close both."""
+
+    async def looked() -> _T:
+        try:
+            async with cron.parts.locks:
+                return await work()
+        finally:
+            await cron.parts.board.close()
+            await cron.parts.database.close()
+
+    return run_to_end(looked())
+
+
+def _print(told: dict[str, Any]) -> None:
+    print(f"{told['job']}, {moment(told['tick'])} ({told['local_time']} in {told['zone']})")
+    _say(f"{told['state']}: {told['text']}", told["remedy"])
+    for each in told["notes"]:
+        _say(f"{each['about']}: {each['text']}", each["remedy"])
+    lock, pause = told["lock"], told["pause"]
+    if lock is not None:
+        gone = ", which gives no sign of life: whoever wants it takes it" if lock["silent"] else ""
+        _say(f"lock: held now by {lock['owner']} for {lock['ttl_ms']} ms more{gone}", "")
+    if pause is not None:
+        by = f" by {pause['by']}" if pause["by"] else ""
+        _say(f"pause: until {moment(pause['until'])}{by}", f"solocron resume {told['job']}")
+    rows = told["workers"]
+    headings = {"worker": "server", "verdict": "verdict", "text": "what it did, and why",
+                "remedy": "what to do"}  # fmt: skip
+    if rows:
+        print_rows(rows, headings, False)
+    elif told["redis"] == "up":
+        print("No server is known: none told of this tick, and none is up.")
+
+
+def _say(text: str, remedy: str) -> None:
+    print(_plain(text))
+    if remedy:
+        print(f"  -> {_plain(remedy)}")
+
+
+def _plain(text: str) -> str:
+    return logs.one_line(text)
+
+
+def _duration_ms(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text.strip())
+    ms = int(match[1]) * _UNITS_MS[match[2]] if match else 0
+    if not 0 < ms <= _LONGEST_MS:
+        raise ConfigError(f"--for is {text[:40]!r}: give such as 90s, 30m, 2h or 7d, at most 30d")
+    return ms
+
+
+def _who() -> str:
+    """The user who types this, and where."""
+    try:
+        user = getpass.getuser()
+    except (OSError, LookupError):  # a container's user has no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

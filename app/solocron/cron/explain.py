@@ -1,0 +1,402 @@
+"""Why a tick was run, or was not: from what is known of it, an explanation in words. Pure.
+
+Times are UTC epoch ms, in words ISO 8601. A word of `State` says how it went; each text that
+asks for something has a remedy beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from solocron.cron.board import Presence, keep_ms
+from solocron.cron.job import Job
+from solocron.cron.journal import Entry
+from solocron.cron.outcome import BEGUN
+from solocron.cron.sweep import is_free
+from solocron.errors import InvalidInput
+from solocron.locks.results import Survey, token_tick
+
+State = Literal["succeeded", "failed", "running", "silent", "waiting", "skipped", "not-run",
+                "not-due", "no-tick", "unknown"]  # fmt: skip
+Words = tuple[str, str]  # what is said, and its remedy ('': none is needed)
+
+_MAX_TEXT = 40
+_MAX_MS = 4_102_444_800_000  # the year 2100
+_DAY_MS = 86_400_000
+_BY_HAND = "if it is still wanted, run the job now: solocron run {job}"
+
+_WORDS: Mapping[str, Words] = {
+    "ran": ("ran it", ""),
+    "late": ("ran it, late", "if that goes on: `solocron doctor`, and the log around then, say "
+             "whether its event loop was blocked, or Redis or the database slow"),
+    "recovered": ("ran it, taken over from a silent server or found by a sweep", ""),
+    "fallback": ("ran it without Redis: the database decided who does",
+                 "see what ails Redis: solocron doctor"),
+    "failed": ("ran it in vain", "mend what the error says; {by_hand}"),
+    "lost": ("began it and had to let it go", "nothing, if another server has it; else its log "
+             "says why"),
+    "held": ("left it: another server was running it", ""),
+    "done": ("left it: it had been run", ""),
+    "overlap": ("left it: the tick before was still being run",
+                "make the job faster or its schedule wider; or let its ticks queue "
+                "(overlap=\"queue\")"),
+    "redis-down": ("left it: Redis was away, and its policy is to skip then",
+                   "mend Redis, or set SOLOCRON_ON_REDIS_DOWN=run: the database decides then"),
+    "database-down": ("could not begin it: the database was away", "mend the database: ticks "
+                      "wait for it, no longer than SOLOCRON_CATCH_UP"),
+    "paused": ("left it: the job was paused", "solocron resume {job}"),
+    "clock-skew": ("did not begin it: by Redis's clock its time had not come",
+                   "set that server's clock by NTP (timedatectl, chronyc tracking)"),
+    "missed": ("found it too late: it was older than the catch-up window",
+               "see that a server is up at each tick, or set a longer SOLOCRON_CATCH_UP; "
+               "{by_hand}"),
+    "duplicate-prevented": ("was kept from running it again: the ledger had it", ""),
+}  # fmt: skip
+# Of several servers' reasons, the one that tells most.
+_TELLING = ("paused", "redis-down", "database-down", "clock-skew", "overlap", "missed", "held",
+            "duplicate-prevented", "done")  # fmt: skip
+
+_ANOTHERS = ("held", "duplicate-prevented", "done")  # in favour of another server
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known. `redis` and `database` are what is wrong with either, '' if nothing is;
+    `note` is about the time asked for; `run` is the ledger's row. A server counts as silent after
+    `silent_ms` without a sign, and ended runs are kept for `kept_ms`."""
+
+    job: Job
+    tick: int
+    now_ms: float
+    silent_ms: int
+    kept_ms: int
+    note: str = ""
+    redis: str = ""
+    database: str = ""
+    survey: Survey | None = None
+    verdicts: Mapping[str, Entry]
+    workers: Sequence[Presence]
+    run: Mapping[str, Any] | None = None
+
+    def owner(self, name: str) -> Presence | None:
+        """The server that the ledger calls `name`, if it is on the board."""
+        return next((each for each in self.workers if each.worker.startswith(f"{name}:")), None)
+
+    def is_silent(self, worker: Presence) -> bool:
+        """Whether a server has given no sign of life for too long."""
+        return worker.seen_ms < self.now_ms - self.silent_ms
+
+
+def asked_tick(job: Job, text: str | None, now_ms: float) -> tuple[int, str]:
+    """The time `text` means, and what is to be said of it: ISO 8601 (in the job's zone unless it
+    has one) or UTC epoch ms; None or 'latest': the newest tick that has come. Raises
+    InvalidInput."""
+    if text in (None, "latest"):
+        newest = job.calendar.latest_at(now_ms)
+        return (newest, "") if newest is not None else (job.calendar.next_after(now_ms), "")
+    assert text is not None
+    remedy = "give a time such as 2026-03-29T06:00, or UTC epoch ms, before the year 2100"
+    try:
+        if len(text) > _MAX_TEXT:
+            raise ValueError
+        if text.isascii() and text.isdigit():
+            ms, note = int(text), ""
+        else:
+            ms, note = _instant(job, datetime.fromisoformat(text))
+    except (ValueError, OverflowError):
+        raise InvalidInput(f"tick is {text[:_MAX_TEXT]!r}: {remedy}") from None
+    if not 0 < ms < _MAX_MS:
+        raise InvalidInput(f"tick is {text!r}: {remedy}")
+    return ms, note
+
+
+def _instant(job: Job, given: datetime) -> tuple[int, str]:
+    if given.tzinfo is not None:
+        return round(given.timestamp() * 1000), ""
+    ms, exists = job.calendar.instant(given)
+    if exists or not 0 < ms < _MAX_MS:
+        return ms, ""
+    for gap in job.calendar.gaps(ms - _DAY_MS, ms + _DAY_MS):
+        if gap.start <= given < gap.end:
+            came = "; a tick of that time comes then" if gap.tick is not None else ""
+            return gap.at_ms, (
+                f"{given.isoformat()} does not exist in {job.calendar.zone}: the clocks are put on "
+                f"from {gap.start:%H:%M} to {gap.end:%H:%M}{came}"
+            )
+    return ms, ""
+
+
+def explain(facts: Facts) -> dict[str, Any]:
+    """The explanation, as JSON's values."""
+    job, tick, calendar = facts.job, facts.tick, facts.job.calendar
+    is_tick = calendar.next_after(tick - 1) == tick
+    state, (text, remedy) = _conclusion(facts, is_tick)
+    names = sorted({*facts.verdicts, *(each.worker for each in facts.workers)})
+    return {
+        "job": job.name, "tick": tick, "local_time": calendar.local(tick).isoformat(),
+        "schedule": calendar.expression, "zone": calendar.zone, "is_tick": is_tick,
+        "previous_tick": calendar.latest_at(tick - 1), "next_tick": calendar.next_after(tick),
+        "state": state, "text": text, "remedy": _filled(remedy, job),
+        "redis": facts.redis or "up", "database": facts.database or "up",
+        "notes": [{"about": about, "text": said, "remedy": _filled(what, job)}
+                  for about, (said, what) in _notes(facts, is_tick)],
+        "ledger": _ledger(facts.run),
+        "lock": _lock(facts.survey), "pause": _pause(facts),
+        "workers": [_worker(facts, each) for each in names],
+    }  # fmt: skip
+
+
+# -- the conclusion ----------------------------------------------------------------------------
+
+
+def _conclusion(facts: Facts, is_tick: bool) -> tuple[State, Words]:
+    """How the tick went in all."""
+    if facts.run is not None:
+        return _by_ledger(facts, facts.run)
+    for worker, entry in facts.verdicts.items():
+        if entry.verdict in BEGUN and entry.verdict != "lost":
+            state: State = "failed" if entry.verdict == "failed" else "succeeded"
+            return state, (f"{worker} {_said(entry)}", _WORDS[entry.verdict][1])
+    if facts.tick > facts.now_ms:
+        return "not-due", (f"its time has not come: {_span(facts.tick - facts.now_ms)} to go", "")
+    if not is_tick:
+        calendar = facts.job.calendar
+        before, after = calendar.latest_at(facts.tick), calendar.next_after(facts.tick)
+        return "no-tick", (
+            f"the schedule {calendar.expression!r} in {calendar.zone} has no tick then: the one "
+            f"before is {_moment(before)}, the next one {_moment(after)}",
+            "ask for one of these; or see that the schedule is the one you mean: solocron jobs",
+        )
+    if facts.database:
+        return "unknown", ("no server said that it ran it, and the ledger cannot be asked",
+                           "mend the database, then ask again")  # fmt: skip
+    return _not_run(facts)
+
+
+def _by_ledger(facts: Facts, run: Mapping[str, Any]) -> tuple[State, Words]:
+    owner, attempt = run["owner"], f"attempt {run['attempt']}"
+    without = ", without Redis" if run["fallback"] else ""
+    by_hand = ", by hand" if run["origin"] == "manual" else ""
+    if run["state"] == "succeeded":
+        return "succeeded", (
+            f"it was run by {owner} ({attempt}{without}{by_hand}) and succeeded in "
+            f"{_span(run['duration_ms'] or 0)}", "",
+        )  # fmt: skip
+    if run["state"] != "running":
+        error = str(run["error"])[:500]
+        return "failed", (f"it was run by {owner} ({attempt}{without}{by_hand}) and failed: "
+                          f"{error}", _WORDS["failed"][1])  # fmt: skip
+    found = facts.owner(owner)
+    left_ms = run["lease_until"] - facts.now_ms
+    if left_ms <= 0 or (found is not None and facts.is_silent(found)):
+        seen = f", last seen {_moment(found.seen_ms)}" if found is not None else ""
+        when = "has ended" if left_ms <= 0 else f"ends in {_span(left_ms)}"
+        return "silent", (
+            f"it was begun by {owner} ({attempt}) at {_moment(run['started_at'])}, which has gone "
+            f"silent{seen}; its lease {when}",
+            "nothing, if another server is up: it takes the tick over within lease and sweep; see "
+            "below which are",
+        )
+    for_ms = facts.now_ms - run["started_at"]
+    return "running", (f"it is being run by {owner} ({attempt}{without}{by_hand}), for "
+                       f"{_span(for_ms)}", "")  # fmt: skip
+
+
+def _not_run(facts: Facts) -> tuple[State, Words]:
+    """Why the ledger knows no run of a tick that has come."""
+    job, age_ms = facts.job, facts.now_ms - facts.tick
+    said = {entry.verdict for entry in facts.verdicts.values()}
+    open_still = age_ms <= job.catch_up_ms
+    if age_ms > facts.kept_ms and not said:
+        return "unknown", ("the ledger keeps its runs no longer (SOLOCRON_HISTORY)", "")
+    if facts.survey is not None and facts.survey.paused and open_still:
+        return "skipped", ("it was not run: the job is paused", _WORDS["paused"][1])
+    reason = next((each for each in _TELLING if each in said), None)
+    if reason is not None and reason not in _ANOTHERS:
+        text, remedy = _WORDS[reason]
+        return "skipped", (f"it was not run: a server {text}", remedy)
+    survey = facts.survey
+    if survey is not None and survey.settled is not None and survey.settled > facts.tick:
+        return "skipped", (
+            f"it was left out: {_moment(survey.settled)} was run in its place, for no server was "
+            "up then, or the run before it went on until then", "{by_hand}",
+        )  # fmt: skip
+    if survey is not None and open_still and not is_free(survey):
+        return "waiting", (
+            f"it has not been run yet: its lock is held by {survey.owner[:300]} for "
+            f"{_span(survey.ttl_ms)} more",
+            "wait; or, if that one is no more, free the lock: solocron unlock {key}",
+        )
+    if not facts.redis and all(map(facts.is_silent, facts.workers)):
+        return "not-run", (
+            "it was not run: no server is up",
+            "start one: solocron serve; of a job that ran before, it runs the newest tick within "
+            "SOLOCRON_CATCH_UP",
+        )
+    if open_still:
+        return "waiting", ("it has not been run yet", "nothing yet: a server looks for such ticks "
+                           "every SOLOCRON_SWEEP s")  # fmt: skip
+    if reason is not None:
+        return "skipped", (f"it was not run: a server {_WORDS[reason][0]}, which came to nothing",
+                           "{by_hand}")  # fmt: skip
+    return "not-run", ("it was not run, and is older than the catch-up window", _WORDS["missed"][1])
+
+
+# -- beside it ---------------------------------------------------------------------------------
+
+
+def _notes(facts: Facts, is_tick: bool) -> list[tuple[str, Words]]:
+    """What else is worth knowing, each with what it is about."""
+    notes: list[tuple[str, Words]] = []
+    if facts.note:
+        notes.append(("schedule", (facts.note, "")))
+    elif is_tick:
+        for gap in facts.job.calendar.gaps(facts.tick - _DAY_MS, facts.tick + _DAY_MS):
+            if gap.tick == facts.tick:
+                notes.append(("schedule", (
+                    f"its local time does not exist that day in {facts.job.calendar.zone}, whose "
+                    f"clocks are put on from {gap.start:%H:%M} to {gap.end:%H:%M}: it comes at "
+                    f"{gap.end:%H:%M}", "",
+                )))  # fmt: skip
+    if facts.redis:
+        text = f"what the servers did is not known: {facts.redis}"
+        notes.append(("redis", (text, "mend Redis, then ask again: they tell it when it is back")))
+    if facts.database:
+        text = f"the ledger is not known: {facts.database}"
+        notes.append(("database", (text, "mend the database, then ask again")))
+    notes += [("schedules", each) for each in schedules_that_differ(facts.job, facts.workers)]
+    return notes
+
+
+def schedules_that_differ(job: Job, workers: Sequence[Presence]) -> list[Words]:
+    """A line for each other schedule by which servers run the job."""
+    others: dict[str, list[str]] = {}
+    for each in workers:
+        theirs = each.schedules.get(job.name, job.fingerprint)
+        if theirs != job.fingerprint:
+            others.setdefault(theirs, []).append(each.worker)
+    return [
+        (f"{', '.join(names[:10])} run it by {theirs[:250]!r}, not {job.fingerprint!r}",
+         "give all servers the same SOLOCRON_TIMEZONE, schedules and release")
+        for theirs, names in others.items()
+    ]  # fmt: skip
+
+
+def _ledger(run: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    names = ("state", "attempt", "owner", "origin", "fallback", "started_at", "finished_at",
+             "duration_ms", "error")  # fmt: skip
+    if run is None:
+        return None
+    return {**{name: run[name] for name in names}, "counts": json.loads(run["result"] or "{}")}
+
+
+def _lock(survey: Survey | None) -> dict[str, Any] | None:
+    if survey is None or not survey.owner:
+        return None
+    silent = not survey.alive and token_tick(survey.owner) is not None  # others have no such sign
+    return {"owner": survey.owner, "ttl_ms": survey.ttl_ms, "silent": silent}
+
+
+def _pause(facts: Facts) -> dict[str, Any] | None:
+    pause = facts.survey.pause if facts.survey else None
+    if pause is None:
+        return None
+    return {
+        "until": int(facts.now_ms + pause.left_ms),
+        "by": pause.by,
+        "since": pause.at_ms or None,
+    }
+
+
+# -- the servers -------------------------------------------------------------------------------
+
+
+def _worker(facts: Facts, name: str) -> dict[str, Any]:
+    """What one server did, and why."""
+    entry = facts.verdicts.get(name)
+    presence = next((each for each in facts.workers if each.worker == name), None)
+    if entry is not None:
+        text, remedy = _said(entry), _WORDS[entry.verdict][1]
+        if presence is None:
+            text += "; it has been stopped since"
+        elif facts.is_silent(presence):
+            text += f"; it has been silent since {_moment(presence.seen_ms)}"
+    else:
+        assert presence is not None
+        text, remedy = _said_nothing(facts, presence)
+    return {
+        "worker": name, "verdict": entry.verdict if entry else None,
+        "alive": presence is not None and not facts.is_silent(presence),
+        "text": text, "remedy": _filled(remedy, facts.job),
+        "late_ms": entry.late_ms if entry and entry.begun else None,
+        "duration_ms": entry.duration_ms if entry and entry.begun else None,
+        "at": entry.at_ms if entry else None,
+    }  # fmt: skip
+
+
+def _said(entry: Entry) -> str:
+    text = _WORDS[entry.verdict][0]
+    if entry.begun:
+        text += f", {_span(entry.late_ms)} after its time, in {_span(entry.duration_ms)}"
+        text += f", as attempt {entry.attempt}" if entry.attempt > 1 else ""
+    return f"{text}: {entry.detail}" if entry.detail else text
+
+
+def _said_nothing(facts: Facts, worker: Presence) -> Words:
+    """Why a server has told nothing of the tick."""
+    tick, seen = facts.tick, _moment(worker.seen_ms)
+    if worker.started_ms > tick:
+        return f"was not there yet: it started {_moment(worker.started_ms)}", ""
+    if facts.is_silent(worker):
+        look = ("see whether it is gone, frozen or cut off from Redis: systemctl status solocron, "
+                "docker compose ps or kubectl get pods, and its log")  # fmt: skip
+        if worker.seen_ms < tick:
+            return (
+                f"was dead by then: last seen {seen}, {_span(tick - worker.seen_ms)} before",
+                look,
+            )
+        return f"died with it, or after it: last seen {seen}, without a word about it", look
+    theirs = worker.schedules.get(facts.job.name)
+    if theirs is None:
+        return "has no job of that name", "run the same release on all servers"
+    if theirs != facts.job.fingerprint:
+        return f"runs the job by another schedule, {theirs[:250]!r}", (
+            "give all servers the same SOLOCRON_TIMEZONE and schedules"
+        )
+    if tick > facts.now_ms:
+        return "waits for it", ""
+    if facts.now_ms - tick < facts.silent_ms:
+        return "has not told yet", f"ask again in {_span(facts.silent_ms)}"
+    if facts.now_ms - tick > keep_ms(facts.job, tick):
+        return "told of it too long ago: Redis keeps a day, or 500 ticks", ""
+    return "has told nothing, though it was up", (
+        "its log around then: a blocked event loop, a clock that is behind, or a run begun then "
+        "that still goes on"
+    )
+
+
+def _filled(remedy: str, job: Job) -> str:
+    by_hand = _BY_HAND.format(job=job.name)
+    return remedy.format(job=job.name, key=job.lock_key, by_hand=by_hand)
+
+
+def _moment(ms: float | None) -> str:
+    return "never" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat()
+
+
+def _span(ms: float) -> str:
+    """A length of time in words of at most two units."""
+    if ms < 1000:
+        return f"{ms:.0f} ms"
+    if ms < 60_000:
+        return f"{ms / 1000:.1f} s"
+    minutes = int(ms // 60_000)
+    if minutes < 60:
+        return f"{minutes} min {int(ms // 1000) % 60} s"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} days"

@@ -1,0 +1,142 @@
+"""Asks Redis, the servers' board and the ledger what became of a tick. Changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from solocron.clock import Clock
+from solocron.cron.board import Board, Presence
+from solocron.cron.explain import Facts, asked_tick, explain
+from solocron.cron.job import Job
+from solocron.cron.journal import Entry
+from solocron.cron.run import Run
+from solocron.cron.ticks import Calendar
+from solocron.errors import ConfigError, LockUnavailable, StorageUnavailable, UnknownJob
+from solocron.locks.manager import LockManager
+from solocron.locks.results import Survey
+from solocron.storage.runs import RunLedger
+
+_WITHIN_S = 5.0
+_SHOWN = 20
+_UP = 10_000  # votes of a server that is up: more than all that are not have together
+
+
+@dataclass(frozen=True)
+class Limits:
+    """For how long, in ms, a server may give no sign of life, ended runs are kept, and a tick that
+    nobody ran may be run."""
+
+    silent_ms: int
+    kept_ms: int
+    catch_up_ms: int
+
+
+class Inquiry:
+    """Looks up jobs and explains ticks. `jobs` are this process's; those of the other servers of
+    the `environment` are known by what they tell of themselves."""
+
+    def __init__(
+        self, jobs: Mapping[str, Job], *, locks: LockManager, ledger: RunLedger, board: Board,
+        clock: Clock, environment: str, limits: Limits,
+    ) -> None:  # fmt: skip
+        self._jobs = jobs
+        self._locks = locks
+        self._ledger = ledger
+        self._board = board
+        self._clock = clock
+        self._environment = environment
+        self._limits = limits
+
+    @property
+    def silent_ms(self) -> int:
+        """After how long without a sign of life a server counts as silent."""
+        return self._limits.silent_ms
+
+    async def job(self, name: str) -> Job:
+        """The job of that name, of this process or else as most of the others run it; such a one
+        has no body. Raises UnknownJob."""
+        if name in self._jobs:
+            return self._jobs[name]
+        workers, why = await self._workers()
+        known = {**self.others(workers), **self._jobs}
+        if name in known:
+            return known[name]
+        raise UnknownJob(
+            f"there is no job named {name[:100]!r}: use one of {', '.join(sorted(known)[:_SHOWN])}"
+            + (f" (the other servers' are not known: {why})" if why else "")
+        )
+
+    def others(self, workers: Sequence[Presence]) -> dict[str, Job]:
+        """The jobs that this process does not have and those servers have, by name: each as most
+        that are up run it, without its body and its TTL."""
+        since_ms = self._clock.now_ms() - self._limits.silent_ms
+        votes: dict[str, Counter[str]] = {}
+        for each in workers:
+            for name, fingerprint in each.schedules.items():
+                if name not in self._jobs:
+                    up = each.seen_ms >= since_ms
+                    votes.setdefault(name, Counter())[fingerprint] += _UP if up else 1
+        jobs = {name: self._job(name, each.most_common(1)[0][0]) for name, each in votes.items()}
+        return {name: job for name, job in jobs.items() if job is not None}
+
+    async def explain(self, name: str, when: str | None = None) -> dict[str, Any]:
+        """The explanation of a tick, as `explain.explain` gives it; `when` is for
+        `explain.asked_tick`. Works with Redis or the database alone.
+
+        Raises UnknownJob, InvalidInput, or StorageUnavailable when neither answers."""
+        job = await self.job(name)
+        tick, note = asked_tick(job, when, self._clock.now_ms())
+        redis, ledger = await asyncio.gather(self._of_redis(job, tick), self._run(job, tick))
+        (survey, verdicts, workers, down), (run, database) = redis, ledger
+        if down and database:
+            raise StorageUnavailable(f"neither Redis nor the database answers: {down}; {database}")
+        return explain(Facts(
+            job=job, tick=tick, note=note, now_ms=self._clock.now_ms(), redis=down,
+            database=database, survey=survey, verdicts=verdicts, workers=workers, run=run,
+            silent_ms=self._limits.silent_ms, kept_ms=self._limits.kept_ms,
+        ))  # fmt: skip
+
+    async def _of_redis(
+        self, job: Job, tick: int
+    ) -> tuple[Survey | None, Mapping[str, Entry], Sequence[Presence], str]:
+        try:
+            survey = await self._locks.inspect(job.lock_key)
+            verdicts = await self._board.verdicts(job, tick)
+            workers = await self._board.workers()
+        except LockUnavailable as error:
+            return None, {}, [], str(error)
+        return survey, verdicts, workers, ""
+
+    async def _run(self, job: Job, tick: int) -> tuple[Mapping[str, Any] | None, str]:
+        try:
+            async with asyncio.timeout(_WITHIN_S):
+                rows = await self._ledger.history(job.name, 1, tick=tick)
+        except StorageUnavailable as error:
+            return None, str(error)
+        except TimeoutError:
+            return None, f"the database gave no answer within {_WITHIN_S:g} s"
+        return (rows[0] if rows else None), ""
+
+    async def _workers(self) -> tuple[Sequence[Presence], str]:
+        try:
+            return await self._board.workers(), ""
+        except LockUnavailable as error:
+            return [], str(error)
+
+    def _job(self, name: str, fingerprint: str) -> Job | None:
+        expression, _, zone = fingerprint.rpartition(" ")
+        try:
+            return Job(
+                name=name, calendar=Calendar(expression, zone), body=_nothing,
+                environment=self._environment, catch_up_ms=self._limits.catch_up_ms,
+            )  # fmt: skip
+        except ConfigError:
+            return None
+
+
+async def _nothing(run: Run) -> None:
+    raise AssertionError("the job of another server is only looked at")

@@ -1,0 +1,264 @@
+"""Each alert is told once, and its end once, whichever of two workers finds it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from conftest import RedisServer
+from mailing import tell
+from proxy import Proxy
+from services import HttpServer, http_server
+from solocron.clock import SystemClock
+from solocron.cron.job import Body, Job
+from solocron.cron.journal import Entry
+from solocron.cron.run import Run
+from solocron.cron.ticks import Calendar
+from solocron.service import Solocron
+from solocron.settings import load
+from solocron.storage.engine import Database
+from solocron.storage.tables import deliveries
+from workers import NEVER, until
+
+QUIET_S = 1.0  # for what must not come
+
+
+async def quick(run: Run) -> None:
+    return None
+
+
+async def fails(run: Run) -> None:
+    raise ValueError("no stock")
+
+
+def job(body: Body = quick, schedule: str = NEVER, **options: Any) -> Job:
+    return Job(name="one", calendar=Calendar(schedule), body=body, backoff_ms=1, **options)
+
+
+class Fleet:
+    """Workers, and what the receiver was told: `raised redis-down -` and the like."""
+
+    def __init__(self, http: HttpServer, workers: list[Solocron]) -> None:
+        self.http, self.workers = http, workers
+
+    @property
+    def told(self) -> list[str]:
+        lines = [body["message"].splitlines()[-1] for body in self.http.taken]
+        return [" ".join(each.strip("()").split()[:3]) for each in lines]
+
+    async def hears(self, *wanted: str) -> None:
+        """Wait until this was told, and see that nothing else is."""
+        try:
+            await self.hears_of(len(wanted))
+        finally:
+            assert sorted(self.told) == sorted(wanted)
+
+    async def hears_of(self, count: int) -> None:
+        async def heard() -> bool:
+            return len(self.told) >= count
+
+        await until(heard, 30)
+
+    async def silent(self, *wanted: str) -> None:
+        await asyncio.sleep(QUIET_S)
+        assert sorted(self.told) == sorted(wanted)
+
+    async def run(self, worker: int, tick: int) -> None:
+        cron = self.workers[worker]
+        await cron.parts.runner.run_tick(cron.jobs["one"], tick)
+
+    def raised(self, worker: int) -> list[str]:
+        return [each.name for each in self.workers[worker].parts.alerts.current()]
+
+
+@pytest.fixture
+def calm(environment: pytest.MonkeyPatch, http: HttpServer) -> pytest.MonkeyPatch:
+    """Settings of workers whose jobs never come due, and that soon have an alert."""
+    for name in ("AUTO_CLOSE", "OPEN_REMINDER"):
+        environment.setenv(f"SOLOCRON_STORE_{name}_SCHEDULE", NEVER)
+    environment.setenv("SOLOCRON_SWEEP", "0.2")
+    environment.setenv("SOLOCRON_ALERT_AFTER", "0.5")
+    environment.setenv("SOLOCRON_REDIS_DEADLINE", "0.3")
+    environment.setenv("SOLOCRON_ALERT_URLS", f"ops=json://127.0.0.1:{http.port}/hook")
+    return environment
+
+
+@asynccontextmanager
+async def fleet(http: HttpServer, *jobs: Job) -> AsyncIterator[Fleet]:
+    """A worker for each job, or two without one, that are up."""
+    workers = [Solocron(load()) for _ in jobs or (1, 2)]
+    for cron, each in zip(workers, jobs, strict=False):
+        cron.add(each)
+    await workers[0].parts.database.migrate()
+    async with AsyncExitStack() as stack:
+        for cron in workers:
+            await stack.enter_async_context(cron)
+
+        async def up() -> bool:
+            return all(each.parts.locks.link.is_up for each in workers)
+
+        await until(up)
+        yield Fleet(http, workers)
+
+
+async def test_a_failed_job_is_told_once_and_its_success_elsewhere_once(
+    calm: pytest.MonkeyPatch, http: HttpServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with fleet(http, job(fails, attempts=1), job()) as here:
+        now = int(SystemClock().now_ms())
+        await here.run(0, now)
+        await here.hears("alarm job-failed one")
+        assert "no stock" in http.taken[0]["message"]
+        await here.run(0, now + 1)  # again: no news
+        assert here.raised(0) == ["job-failed"] and here.raised(1) == []
+        for worker in here.workers:
+            (alert,) = await worker.parts.alerts.fleet()
+            assert (alert.name, alert.job, alert.severity) == ("job-failed", "one", "critical")
+        await here.run(1, now + 2)
+        await here.hears("alarm job-failed one", "resolved job-failed one")
+        await until(lambda: _no_alert(here))
+        await here.silent("alarm job-failed one", "resolved job-failed one")
+    said = Counter(
+        r.getMessage().split(":")[0] for r in caplog.records if r.name.endswith("alerts")
+    )
+    assert said == {"ALARM": 1, "RESOLVED": 1}
+
+
+async def _no_alert(here: Fleet) -> bool:
+    fleets = [await each.parts.alerts.fleet() for each in here.workers]
+    return not any(fleets) and not here.raised(0) and not here.raised(1)
+
+
+async def test_redis_is_killed(
+    calm: pytest.MonkeyPatch, http: HttpServer, own_redis: RedisServer
+) -> None:
+    calm.setenv("REDIS_URL", own_redis.url)
+    async with fleet(http) as here:
+        own_redis.stop()
+        await here.hears("alarm redis-down -")
+        await until(lambda: _raised_by(here, ["redis-down"]))
+        await here.silent("alarm redis-down -")
+        own_redis.start()
+        await here.hears("alarm redis-down -", "resolved redis-down -")
+        await here.silent("alarm redis-down -", "resolved redis-down -")
+
+
+async def _raised_by(here: Fleet, names: list[str]) -> bool:
+    return all(here.raised(n) == names for n in range(len(here.workers)))
+
+
+async def test_the_database_is_down(
+    calm: pytest.MonkeyPatch, http: HttpServer, postgres_url: str
+) -> None:
+    async with Proxy.to_postgres(postgres_url) as proxy:
+        calm.setenv("DATABASE_URL", proxy.postgres_url(postgres_url))
+        async with fleet(http) as here:
+            await proxy.down()
+            await here.hears("alarm database-down -")
+            await until(lambda: _raised_by(here, ["database-down"]))
+            await here.silent("alarm database-down -")
+            assert [each.name for each in await here.workers[1].parts.alerts.fleet()] == [
+                "database-down"
+            ]
+            await proxy.up()
+            await here.hears("alarm database-down -", "resolved database-down -")
+            await here.silent("alarm database-down -", "resolved database-down -")
+
+
+async def test_with_both_down_each_worker_tells_and_the_end_is_told_once(
+    calm: pytest.MonkeyPatch, http: HttpServer, own_redis: RedisServer, postgres_url: str
+) -> None:
+    calm.setenv("REDIS_URL", own_redis.url)
+    names = ["redis-down -", "database-down -"]
+    async with Proxy.to_postgres(postgres_url) as proxy:
+        calm.setenv("DATABASE_URL", proxy.postgres_url(postgres_url))
+        async with fleet(http) as here:
+            own_redis.stop()
+            await proxy.down()
+            raised = [f"alarm {each}" for each in names]
+            await here.hears_of(4)
+            assert Counter(here.told) == {each: 2 for each in raised}
+            own_redis.start()
+            await proxy.up()
+            over = [f"resolved {each}" for each in names]
+            await here.hears(*raised, *raised, *over)
+            await here.silent(*raised, *raised, *over)
+
+
+async def test_a_worker_that_dies_leaves_no_condition_raised(
+    calm: pytest.MonkeyPatch, http: HttpServer
+) -> None:
+    async def slow(run: Run) -> None:
+        await asyncio.Event().wait()
+
+    calm.setenv("SOLOCRON_GRACE", "0")
+    async with fleet(http, job(slow, expected_ms=200), job()) as here:
+        running = asyncio.create_task(here.run(0, int(SystemClock().now_ms())))
+        await here.hears("alarm job-overran one")
+        await here.workers[0].stop()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await here.workers[0].parts.database.close()  # its run went on for a moment
+        await here.hears("alarm job-overran one", "resolved job-overran one")
+        await here.silent("alarm job-overran one", "resolved job-overran one")
+
+
+async def test_a_missed_tick_is_told_once_though_both_say_so(
+    calm: pytest.MonkeyPatch, http: HttpServer
+) -> None:
+    async with fleet(http, job(), job()) as here:
+        now = int(SystemClock().now_ms())
+        for cron in here.workers:
+            cron.parts.runner.say_missed(cron.jobs["one"], [now - 60_000])
+        await here.hears("alarm tick-missed one")
+        await here.run(1, now)
+        await here.hears("alarm tick-missed one", "resolved tick-missed one")
+        await until(lambda: _no_alert(here))
+        await here.silent("alarm tick-missed one", "resolved tick-missed one")
+
+
+async def test_schedules_that_differ(calm: pytest.MonkeyPatch, http: HttpServer) -> None:
+    calm.setenv("SOLOCRON_ALERT_AFTER", "0.1")
+    async with fleet(http, job(), job(schedule="0 0 2 1 *")) as here:
+        await here.hears("alarm schedules-differ one")
+        await here.workers[1].stop()
+        await here.hears("alarm schedules-differ one", "resolved schedules-differ one")
+
+
+async def test_dead_letters_until_none_is_left(
+    calm: pytest.MonkeyPatch, http: HttpServer, sqlite_url: str
+) -> None:
+    urls = ["sms=json://127.0.0.1:1/none"]
+    calm.setenv("SOLOCRON_NOTIFY_URLS", urls[0])
+    calm.setenv("SOLOCRON_NOTIFY_ATTEMPTS", "1")
+    database = Database(sqlite_url)
+    async with fleet(http) as here:
+        await tell(database, urls, "a")
+        await here.hears("alarm dead-letters -")
+        async with database.begin() as connection:
+            await connection.execute(update(deliveries).values(state="skipped"))
+        await here.hears("alarm dead-letters -", "resolved dead-letters -")
+    await database.close()
+
+
+async def test_what_cannot_be_sent_is_sent_later_and_a_hung_channel_keeps_nobody(
+    calm: pytest.MonkeyPatch, http: HttpServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [500, 500]
+    http.status = lambda: answers.pop() if answers else 200
+    async with http_server() as hung:
+        hung.answers.clear()
+        urls = [f"json://127.0.0.1:{port}/s3cret" for port in (http.port, hung.port)]
+        calm.setenv("SOLOCRON_ALERT_URLS", " ".join(urls))
+        async with fleet(http, job()) as here:
+            here.workers[0].parts.runner.journal.note(Entry("one", 1, "failed", "no stock"))
+            await here.hears("alarm job-failed one")
+            await here.run(0, int(SystemClock().now_ms()))
+            await here.hears("alarm job-failed one", "resolved job-failed one")
+    assert "fails, will try again: " in caplog.text and "s3cret" not in caplog.text

@@ -1,0 +1,237 @@
+"""What is an alert and when it is over: the rules, by table and by anything that can happen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from solocron.alerts.look import Silence, differences, overruns, silences
+from solocron.alerts.rules import FACTS, KINDS, Change, Rules
+from solocron.alerts.teller import message_of
+from solocron.cron.board import Presence
+from solocron.cron.job import Job
+from solocron.cron.journal import Entry
+from solocron.cron.outcome import VERDICTS
+from solocron.cron.run import Run
+from solocron.cron.ticks import Calendar
+from solocron.storage.alerts import Alert
+
+AFTER = 5.0
+REDIS = ("redis-down", "")
+
+
+def watched(name: str, *seen: tuple[float, bool]) -> list[tuple[float, str]]:
+    """When (s) the alert was raised or resolved, of a condition seen (at, holding)."""
+    rules, found = Rules(AFTER), list[tuple[float, str]]()
+    for at_s, holds in seen:
+        for change in rules.observe(at_s, at_s * 1000, {(name, ""): "text"} if holds else {}):
+            found.append((at_s, change.what))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "seen", "changes"),
+    [
+        ("redis-down", [(0, True), (4.9, True), (5, True)], [(5, "raised")]),
+        ("redis-down", [(0, True), (4, False), (6, True), (10, True)], []),  # away twice, shortly
+        (
+            "redis-down",
+            [(0, True), (5, True), (6, False), (10.9, False), (11, False)],
+            [(5, "raised"), (11, "resolved")],
+        ),
+        (  # back for a moment is not back
+            "database-down",
+            [(0, True), (5, True), (6, False), (10, True), (12, False), (16, False), (17, False)],
+            [(5, "raised"), (17, "resolved")],
+        ),
+        ("clock-skew", [(0, True), (1, False), (6, False)], [(0, "raised"), (6, "resolved")]),
+        ("dead-letters", [(0, True), (1, False)], [(0, "raised"), (1, "resolved")]),
+        ("lock-unavailable", [(0, True), (9, False)], [(0, "raised"), (9, "resolved")]),
+        ("job-overran", [(0, True), (9, False)], [(0, "raised"), (9, "resolved")]),
+        ("schedules-differ", [(0, True), (59, True), (59.5, False)], []),  # a rolling deploy
+        (
+            "schedules-differ",
+            [(0, True), (60, True), (61, False), (66, False)],
+            [(60, "raised"), (66, "resolved")],
+        ),
+    ],
+)
+def test_a_condition_is_raised_and_resolved_after_its_time(
+    name: str, seen: list[tuple[float, bool]], changes: list[tuple[float, str]]
+) -> None:
+    assert watched(name, *seen) == changes
+
+
+@pytest.mark.parametrize(
+    ("entries", "changes"),
+    [
+        ([("failed", 1), ("ran", 2)], ["raised job-failed", "resolved job-failed"]),
+        ([("failed", 1), ("failed", 2), ("late", 3)], ["raised job-failed", "resolved job-failed"]),
+        ([("failed", 2), ("recovered", 1)], ["raised job-failed"]),  # an older tick says nothing
+        ([("ran", 2), ("failed", 1)], []),  # it has run since
+        ([("failed", 1), ("lost", 2), ("held", 3), ("done", 4)], ["raised job-failed"]),
+        ([("missed", 1), ("missed", 2), ("held", 3)], ["raised tick-missed"]),
+        ([("missed", 1), ("fallback", 2)], ["raised tick-missed", "resolved tick-missed"]),
+        (
+            [("missed", 1), ("failed", 2)],
+            ["raised tick-missed", "raised job-failed", "resolved tick-missed"],
+        ),
+    ],
+)
+def test_a_fact_stands_until_a_later_run(
+    entries: list[tuple[str, int]], changes: list[str]
+) -> None:
+    rules, found = Rules(AFTER), list[Change]()
+    for verdict, tick in entries:
+        found += rules.note(Entry("one", tick, verdict))
+    assert [f"{each.what} {each.alert.name}" for each in found] == changes
+
+
+def test_what_could_not_be_found_out_changes_nothing() -> None:
+    rules, place = Rules(AFTER), ("dead-letters", "")
+    assert [each.what for each in rules.observe(0, 0, {place: "3 are dead"})] == ["raised"]
+    assert rules.observe(100, 0, {}, {"dead-letters"}) == []
+    assert [each.alert.id for each in rules.observe(101, 0, {})] == [place]
+
+
+def test_what_another_worker_ended_is_over_and_what_it_ended_is_known() -> None:
+    rules = Rules(AFTER)
+    (raised,) = rules.note(Entry("one", 5, "failed"))
+    assert rules.is_over(raised.alert) is None
+    assert [each.what for each in rules.forget(("job-failed", "one"))] == ["resolved"]
+    assert rules.forget(("job-failed", "one")) == []
+    rules.note(Entry("one", 7, "ran"))
+    assert rules.is_over(raised.alert) == 7
+    assert rules.is_over(Alert("job-failed", "one", 8, "", "critical")) is None
+
+
+OBSERVED = st.dictionaries(
+    st.sampled_from([(name, "") for name in KINDS if name not in FACTS]), st.just("text")
+)
+HAPPENED = st.lists(
+    st.builds(
+        Entry,
+        st.sampled_from(["one", "two"]),
+        st.integers(0, 5),
+        st.sampled_from(VERDICTS),
+    )
+    | st.tuples(st.floats(0, 90), OBSERVED, st.sets(st.sampled_from(list(KINDS))))
+    | st.tuples(st.sampled_from(sorted(FACTS)), st.sampled_from(["one", "two"]))
+)
+
+
+@given(happened=HAPPENED)
+def test_never_two_raised_in_a_row_and_never_resolved_without_raised(
+    happened: list[object],
+) -> None:
+    rules, at_s, raised = Rules(AFTER), 0.0, set[tuple[str, str]]()
+    for each in happened:
+        match each:
+            case Entry():
+                changes = rules.note(each)
+            case (float() | int() as passed, dict() as holding, unknown):
+                at_s += passed
+                changes = rules.observe(at_s, at_s * 1000, holding, unknown)  # type: ignore[arg-type]  # as drawn
+            case id_:
+                changes = rules.forget(id_)  # type: ignore[arg-type]  # as drawn
+        for change in changes:
+            assert (change.alert.id in raised) == (change.what == "resolved")
+            raised ^= {change.alert.id}
+        assert raised == set(rules.raised)
+
+
+async def _body(run: Run) -> None: ...
+
+
+def test_a_run_overruns_what_is_expected_of_it_or_its_ttl() -> None:
+    def job(name: str, **options: int) -> Job:
+        return Job(name=name, calendar=Calendar("* * * * *"), body=_body, **options)
+
+    running = [
+        (job("short", expected_ms=2000), 0.0), (job("young", expected_ms=2000), 9.0),
+        (job("long", ttl_ms=9000), 0.0), (job("free"), 0.0),
+    ]  # fmt: skip
+    assert set(overruns(running, 10.0)) == {("job-overran", "short"), ("job-overran", "long")}
+
+
+def test_schedules_differ_of_workers_that_live() -> None:
+    def seen(worker: str, seen_ms: int, **schedules: str) -> Presence:
+        return Presence(
+            worker=worker, host="h", pid=1, version="0", started_ms=0, seen_ms=seen_ms,
+            schedules=schedules,
+        )  # fmt: skip
+
+    workers = [
+        seen("me", 100, a="1", b="1", c="1"), seen("same", 100, a="1", other="2"),
+        seen("else", 100, b="2"), seen("gone", 10, c="2"),
+    ]  # fmt: skip
+    assert set(differences("me", workers, 50)) == {("schedules-differ", "b")}
+    assert differences("unknown", workers, 50) == {}
+
+
+def told(worker: str, seen_ms: int, started_ms: int = 0, skew_ms: int = 0) -> Presence:
+    return Presence(
+        worker=worker, host="h", pid=1, version="0", started_ms=started_ms, seen_ms=seen_ms,
+        skew_ms=skew_ms, schedules={},
+    )  # fmt: skip
+
+
+def test_a_worker_is_silent_once_it_has_told_nothing_new_for_so_long() -> None:
+    silence = Silence(5)
+    wrong_clock = -3_600_000  # it counts by what is new, not by what the clocks say
+    assert silence([told("dead", wrong_clock), told("alive", 1)], 100) == set()
+    assert silence([told("dead", wrong_clock), told("alive", 2)], 104.9) == set()
+    assert silence([told("dead", wrong_clock), told("alive", 3)], 105) == {"dead"}
+    assert silence([told("dead", wrong_clock + 1), told("alive", 4)], 106) == set()  # it is back
+    assert silence([told("alive", 4)], 120) == {"alive"}
+    silence.forget()
+    assert silence([told("alive", 4)], 121) == set()
+    assert silence([], 130) == set()
+
+
+@pytest.mark.parametrize(
+    ("workers", "named"),
+    [
+        ([told("a", 10), told("me", 100)], ["a"]),
+        ([told("a", 10), told("me", 100, started_ms=11)], []),  # replaced
+        ([told("a", 10), told("b", 20), told("me", 100, started_ms=21)], ["b"]),
+        ([told("a", 10), told("b", 20), told("me", 100, started_ms=11)], ["b"]),
+        ([told("a", 10), told("me", 100, started_ms=60, skew_ms=55)], ["a"]),  # a clock ahead
+        ([told("me", 100)], []),
+    ],
+)
+def test_silent_workers_are_named_unless_others_replaced_them(
+    workers: list[Presence], named: list[str]
+) -> None:
+    found = silences(workers, {"a", "b"})
+    assert list(found) == [("worker-silent", "")] * bool(named)
+    assert all(text.startswith(f"{', '.join(named)}: silent") for text in found.values())
+
+
+def test_of_many_silent_workers_three_are_named() -> None:
+    workers = [told(f"w{n}", n) for n in range(5)]
+    ((_, text),) = silences(workers, {each.worker for each in workers}).items()
+    assert text.startswith("w0, w1, w2 and 2 more: silent")
+
+
+def test_a_message_has_no_line_of_a_values_own_and_names_problem_and_end_alike() -> None:
+    alert = Alert("job-failed", "one", 0, "it failed:\r\nBcc: x", "critical")
+    messages = {
+        what: message_of(Change(what, alert, alert.text), "staging", 1000, "h")
+        for what in ("raised", "resolved")
+    }
+    assert [each.subject for each in messages.values()] == [
+        "ALARM: job-failed one (staging)", "RESOLVED: job-failed one (staging)",
+    ]  # fmt: skip
+    assert messages["raised"].body.splitlines()[0] == "It failed:  Bcc: x"
+    assert messages["raised"].id != messages["resolved"].id
+
+
+def test_every_rule_has_its_words() -> None:
+    by_name: Mapping[str, str] = {name: kind.over for name, kind in KINDS.items()}
+    assert all(by_name.values()) and {kind.severity for kind in KINDS.values()} == {
+        "critical", "warning",
+    }  # fmt: skip
