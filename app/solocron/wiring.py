@@ -96,70 +96,60 @@ def build(settings: Settings, clock: Clock) -> Parts:
         settings.redis, clock=clock, lease_ms=lease_ms, deadline_s=settings.redis_deadline,
         max_skew_ms=int(settings.max_skew * 1000),
     )  # fmt: skip
-    ledger = RunLedger(database)
-    tracing = tracer()
+    ledger, tracing = RunLedger(database), tracer()
     runner = Runner(
         locks=locks, ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms, tracer=tracing
     )
+    board = _board(settings, runner, locks, clock)
     fanout = Fanout(
         settings.redis, environment=settings.environment, clock=clock,
         deadline_s=settings.redis_deadline,
     )  # fmt: skip
-    outbox = Outbox(database)
+    outbox, deliveries = Outbox(database), Deliveries(database)
     hub = Hub(outbox, fanout)
-    deliveries = Deliveries(database)
     channels = Channels(
         deliveries, channels_of(settings.channel_urls), owner=owner, clock=clock,
         policy=Policy(attempts=settings.notify_attempts),
     )  # fmt: skip
     relay = Relay(outbox, fanout, hub, clock, committed=channels.wake, tracer=tracing)
     repository = StoreRepository(database, channels.ids)
-    authenticator = _authenticator(settings)
+    retention = Retention(
+        History(database), fanout, clock, channels=channels.ids, kept_s=settings.history,
+        runs_kept_s=settings.catch_up,
+    )  # fmt: skip
+    alerts = _alerts(settings, locks, database, runner, board, deliveries, clock)
+    return Parts(
+        clock=clock, database=database, ledger=ledger, repository=repository, locks=locks,
+        runner=runner, board=board, fanout=fanout, hub=hub, relay=relay, deliveries=deliveries,
+        channels=channels, retention=retention, alerts=alerts, pings=Pings(runner),
+        **_web(settings, hub, repository, relay, clock),
+    )  # fmt: skip
+
+
+def _web(
+    settings: Settings, hub: Hub, repository: StoreRepository, relay: Relay, clock: Clock
+) -> dict[str, Any]:
+    """The parts that clients meet, by their names in Parts."""
+    authenticator, origins = _authenticator(settings), settings.allowed_origins
     connections = Connections(
         limit=settings.max_connections, per_token=settings.max_connections_per_token,
         per_address=settings.max_connections_per_address,
     )  # fmt: skip
-    origins = settings.allowed_origins
-    board = _board(settings, runner, locks, clock)
-    return Parts(
-        clock=clock,
-        database=database,
-        ledger=ledger,
-        repository=repository,
-        locks=locks,
-        runner=runner,
-        board=board,
-        fanout=fanout,
-        hub=hub,
-        relay=relay,
-        deliveries=deliveries,
-        channels=channels,
-        retention=Retention(
-            History(database),
-            fanout,
-            clock,
-            channels=channels.ids,
-            kept_s=settings.history,
-            runs_kept_s=settings.catch_up,
+    beat_s = settings.heartbeat
+    return {
+        "authenticator": authenticator,
+        "connections": connections,
+        "sockets": Sockets(
+            hub, authenticator, connections, origins=origins, heartbeat_s=beat_s
         ),
-        alerts=_alerts(settings, locks, database, runner, board, deliveries, clock),
-        pings=Pings(runner),
-        connections=connections,
-        sockets=Sockets(
-            hub, authenticator, connections, origins=origins, heartbeat_s=settings.heartbeat
+        "events": Events(
+            hub, authenticator, connections, origins=origins, heartbeat_s=beat_s
         ),
-        events=Events(
-            hub, authenticator, connections, origins=origins, heartbeat_s=settings.heartbeat
-        ),
-        authenticator=authenticator,
-        api=StoresApi(
-            repository,
-            authenticator=authenticator,
-            origins=origins,
-            publish=relay.publish,
+        "api": StoresApi(
+            repository, authenticator=authenticator, origins=origins, publish=relay.publish,
             clock=clock,
         ),
-    )
+    }  # fmt: skip
 
 
 def _board(settings: Settings, runner: Runner, locks: LockManager, clock: Clock) -> Board:

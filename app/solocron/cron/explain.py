@@ -17,45 +17,18 @@ from solocron.cron.job import Job
 from solocron.cron.journal import Entry
 from solocron.cron.outcome import BEGUN
 from solocron.cron.sweep import is_free
+from solocron.cron.wording import WORDS, Words
 from solocron.errors import InvalidInput
 from solocron.locks.results import Survey, token_tick
 
 State = Literal["succeeded", "failed", "running", "silent", "waiting", "skipped", "not-run",
                 "not-due", "no-tick", "unknown"]  # fmt: skip
-Words = tuple[str, str]  # what is said, and its remedy ('': none is needed)
 
 _MAX_TEXT = 40
 _MAX_MS = 4_102_444_800_000  # the year 2100
 _DAY_MS = 86_400_000
 _BY_HAND = "if it is still wanted, run the job now: solocron run {job}"
 
-_WORDS: Mapping[str, Words] = {
-    "ran": ("ran it", ""),
-    "late": ("ran it, late", "if that goes on: `solocron doctor`, and the log around then, say "
-             "whether its event loop was blocked, or Redis or the database slow"),
-    "recovered": ("ran it, taken over from a silent server or found by a sweep", ""),
-    "fallback": ("ran it without Redis: the database decided who does",
-                 "see what ails Redis: solocron doctor"),
-    "failed": ("ran it in vain", "mend what the error says; {by_hand}"),
-    "lost": ("began it and had to let it go", "nothing, if another server has it; else its log "
-             "says why"),
-    "held": ("left it: another server was running it", ""),
-    "done": ("left it: it had been run", ""),
-    "overlap": ("left it: the tick before was still being run",
-                "make the job faster or its schedule wider; or let its ticks queue "
-                "(overlap=\"queue\")"),
-    "redis-down": ("left it: Redis was away, and its policy is to skip then",
-                   "mend Redis, or set SOLOCRON_ON_REDIS_DOWN=run: the database decides then"),
-    "database-down": ("could not begin it: the database was away", "mend the database: ticks "
-                      "wait for it, no longer than SOLOCRON_CATCH_UP"),
-    "paused": ("left it: the job was paused", "solocron resume {job}"),
-    "clock-skew": ("did not begin it: by Redis's clock its time had not come",
-                   "set that server's clock by NTP (timedatectl, chronyc tracking)"),
-    "missed": ("found it too late: it was older than the catch-up window",
-               "see that a server is up at each tick, or set a longer SOLOCRON_CATCH_UP; "
-               "{by_hand}"),
-    "duplicate-prevented": ("was kept from running it again: the ledger had it", ""),
-}  # fmt: skip
 # Of several servers' reasons, the one that tells most.
 _TELLING = ("paused", "redis-down", "database-down", "clock-skew", "overlap", "missed", "held",
             "duplicate-prevented", "done")  # fmt: skip
@@ -160,7 +133,7 @@ def _conclusion(facts: Facts, is_tick: bool) -> tuple[State, Words]:
     for worker, entry in facts.verdicts.items():
         if entry.verdict in BEGUN and entry.verdict != "lost":
             state: State = "failed" if entry.verdict == "failed" else "succeeded"
-            return state, (f"{worker} {_said(entry)}", _WORDS[entry.verdict][1])
+            return state, (f"{worker} {_said(entry)}", WORDS[entry.verdict][1])
     if facts.tick > facts.now_ms:
         return "not-due", (f"its time has not come: {_span(facts.tick - facts.now_ms)} to go", "")
     if not is_tick:
@@ -189,7 +162,7 @@ def _by_ledger(facts: Facts, run: Mapping[str, Any]) -> tuple[State, Words]:
     if run["state"] != "running":
         error = str(run["error"])[:500]
         return "failed", (f"it was run by {owner} ({attempt}{without}{by_hand}) and failed: "
-                          f"{error}", _WORDS["failed"][1])  # fmt: skip
+                          f"{error}", WORDS["failed"][1])  # fmt: skip
     found = facts.owner(owner)
     left_ms = run["lease_until"] - facts.now_ms
     if left_ms <= 0 or (found is not None and facts.is_silent(found)):
@@ -214,10 +187,10 @@ def _not_run(facts: Facts) -> tuple[State, Words]:
     if age_ms > facts.kept_ms and not said:
         return "unknown", ("the ledger keeps its runs no longer (SOLOCRON_HISTORY)", "")
     if facts.survey is not None and facts.survey.paused and open_still:
-        return "skipped", ("it was not run: the job is paused", _WORDS["paused"][1])
+        return "skipped", ("it was not run: the job is paused", WORDS["paused"][1])
     reason = next((each for each in _TELLING if each in said), None)
     if reason is not None and reason not in _ANOTHERS:
-        text, remedy = _WORDS[reason]
+        text, remedy = WORDS[reason]
         return "skipped", (f"it was not run: a server {text}", remedy)
     survey = facts.survey
     if survey is not None and survey.settled is not None and survey.settled > facts.tick:
@@ -241,9 +214,9 @@ def _not_run(facts: Facts) -> tuple[State, Words]:
         return "waiting", ("it has not been run yet", "nothing yet: a server looks for such ticks "
                            "every SOLOCRON_SWEEP s")  # fmt: skip
     if reason is not None:
-        return "skipped", (f"it was not run: a server {_WORDS[reason][0]}, which came to nothing",
+        return "skipped", (f"it was not run: a server {WORDS[reason][0]}, which came to nothing",
                            "{by_hand}")  # fmt: skip
-    return "not-run", ("it was not run, and is older than the catch-up window", _WORDS["missed"][1])
+    return "not-run", ("it was not run, and is older than the catch-up window", WORDS["missed"][1])
 
 
 # -- beside it ---------------------------------------------------------------------------------
@@ -320,7 +293,7 @@ def _worker(facts: Facts, name: str) -> dict[str, Any]:
     entry = facts.verdicts.get(name)
     presence = next((each for each in facts.workers if each.worker == name), None)
     if entry is not None:
-        text, remedy = _said(entry), _WORDS[entry.verdict][1]
+        text, remedy = _said(entry), WORDS[entry.verdict][1]
         if presence is None:
             text += "; it has been stopped since"
         elif facts.is_silent(presence):
@@ -339,7 +312,7 @@ def _worker(facts: Facts, name: str) -> dict[str, Any]:
 
 
 def _said(entry: Entry) -> str:
-    text = _WORDS[entry.verdict][0]
+    text = WORDS[entry.verdict][0]
     if entry.begun:
         text += f", {_span(entry.late_ms)} after its time, in {_span(entry.duration_ms)}"
         text += f", as attempt {entry.attempt}" if entry.attempt > 1 else ""

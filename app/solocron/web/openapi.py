@@ -35,6 +35,7 @@ def document() -> dict[str, Any]:
             **_ticks(),
             **_events(),
             **_others(),
+            **_probes(),
             **_static(),
             **operations_openapi.paths(),
         },
@@ -238,6 +239,21 @@ def _others() -> dict[str, Any]:
                 "responses": {"200": metrics, **answers({}, *GUARDED)},
             }
         },
+        "/ws": {
+            "get": {
+                "summary": "A WebSocket of notifications, subprotocol solocron.v1.",
+                "description": "The token comes in the Authorization header or the first frame; "
+                "/api/asyncapi.json describes the frames.",
+                "security": [{}, {"token": []}],
+                "responses": answers({101: ("The WebSocket is open.", None)}, 400, 403),
+            }
+        },
+    }
+
+
+def _probes() -> dict[str, Any]:
+    state = {"type": "object"}
+    return {
         "/healthz": {
             "get": {
                 "summary": "Whether the process answers.",
@@ -250,15 +266,6 @@ def _others() -> dict[str, Any]:
                 "summary": "Whether this server should get traffic.",
                 "security": [],
                 "responses": answers({200: ("Yes.", state), 503: ("No.", state)}, 400),
-            }
-        },
-        "/ws": {
-            "get": {
-                "summary": "A WebSocket of notifications, subprotocol solocron.v1.",
-                "description": "The token comes in the Authorization header or the first frame; "
-                "/api/asyncapi.json describes the frames.",
-                "security": [{}, {"token": []}],
-                "responses": answers({101: ("The WebSocket is open.", None)}, 400, 403),
             }
         },
     }
