@@ -20,8 +20,7 @@ from solocron.locks.statistics import LockCounts
 from solocron.web import charts
 from solocron.web.auth import Authenticator, Principal, Unauthenticated
 from solocron.web.fleet import SPAN_MS, SPANS, FleetView
-from solocron.web.guard import basic_password, bearer
-from solocron.web.operations import require_reader
+from solocron.web.guard import basic_password, bearer, require_reader
 
 _RUNS = 30
 _POLICY = (

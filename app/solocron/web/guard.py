@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from solocron.web.auth import Forbidden
+from solocron.web.auth import Forbidden, Principal
 
+READERS = ("jobs:run", "metrics:read")
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -46,6 +47,12 @@ def own_page_token(request: web.Request) -> str | None:
                             "Authorization: Bearer <token>")  # fmt: skip
         check_origin(request, frozenset())
     return password
+
+
+def require_reader(principal: Principal) -> None:
+    """Raise Forbidden unless the token may read how jobs are."""
+    if not any(map(principal.may, READERS)):
+        raise Forbidden(f"this needs a token with scope {' or '.join(map(repr, READERS))}")
 
 
 def check_origin(request: web.Request, allowed: frozenset[str]) -> None:

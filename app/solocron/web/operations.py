@@ -33,7 +33,7 @@ from solocron.web.auth import Authenticator, Principal
 from solocron.web.connections import Draining
 from solocron.web.events import Handler
 from solocron.web.fleet import MOST_LOCKS, FleetView
-from solocron.web.guard import check_origin, own_page_token, quoted
+from solocron.web.guard import check_origin, own_page_token, quoted, require_reader
 
 log = logging.getLogger("solocron.web")
 
@@ -43,7 +43,6 @@ LONGEST_PAUSE_S = 30 * 24 * 3600
 PAUSE_S = 7 * 24 * 3600
 _MOST_TICK = 2**53
 _TICK = re.compile(r"[0-9]{1,16}")
-_SCOPES = ("jobs:run", "metrics:read")
 
 
 class UnknownLock(SolocronError):
@@ -189,12 +188,6 @@ class Operations:
 
     def _say(self, principal: Principal, did: str, what: str) -> None:
         log.warning("%s %s %s", quoted(principal.subject or "somebody"), did, what)
-
-
-def require_reader(principal: Principal) -> None:
-    """Raise Forbidden unless the token may read of jobs."""
-    if not any(map(principal.may, _SCOPES)):
-        principal.require(_SCOPES[0])
 
 
 def _refuse(job: Job, outcome: Outcome) -> None:

@@ -7,10 +7,8 @@ from typing import Any
 from aiohttp import web
 
 from solocron.cron.inquiry import Inquiry
-from solocron.web.auth import Authenticator, Forbidden
-from solocron.web.guard import bearer
-
-READERS = ("jobs:run", "metrics:read")
+from solocron.web.auth import Authenticator
+from solocron.web.guard import own_page_token, require_reader
 
 
 class Ticks:
@@ -22,9 +20,7 @@ class Ticks:
 
     async def get(self, request: web.Request) -> web.Response:
         """The explanation; `tick` is UTC epoch ms, ISO 8601, or `latest`."""
-        principal = self._authenticator.authenticate(bearer(request))
-        if not any(map(principal.may, READERS)):
-            raise Forbidden(f"this needs a token with scope {' or '.join(map(repr, READERS))}")
+        require_reader(self._authenticator.authenticate(own_page_token(request)))
         asked = request.match_info
         return web.json_response(await self._inquiry.explain(asked["job"], asked["tick"]))
 
