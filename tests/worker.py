@@ -1,9 +1,10 @@
 """A worker process for the tests: the real service, saying what it does as JSON lines on stdout.
 
 Its settings come from the environment. Its only argument is a JSON object: `clock` (arguments of
-ScaledClock), and `job`, if it is to host the test job: schedule, overlap, ttl_ms, body_ms, block_s
-(its first run blocks the event loop for so long), name (written with each effect). A line
-`{"step_ms": n}` on stdin sets its wall clock n ms off what it would be.
+ScaledClock), and `job`, if it is to host the test job: schedule, overlap, attempts, ttl_ms,
+body_ms, block_s (its first run blocks the event loop for so long), error (every run fails with
+it), name (written with each effect). A line `{"step_ms": n}` on stdin sets its wall clock n ms off
+what it would be.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ def effect_job(cron: Solocron, options: dict[str, Any]) -> Job:
             except LeaseLost:
                 say(event="awake", leased=False)
             await asyncio.shield(asyncio.create_task(write_late(cron, run)))
+        if "error" in options:
+            raise ValueError(options["error"])
         await asyncio.sleep(options.get("body_ms", 5) / 1000)
         async with run.transaction() as connection:
             await connection.execute(
@@ -98,6 +101,7 @@ def effect_job(cron: Solocron, options: dict[str, Any]) -> Job:
         ttl_ms=options.get("ttl_ms", 300_000),
         catch_up_ms=int(cron.settings.catch_up * 1000),
         overlap=options.get("overlap", "queue"),
+        attempts=options.get("attempts", 3),
     )
 
 

@@ -213,7 +213,7 @@ def fleet_of(settings: Settings, parts: Parts, jobs: Mapping[str, Job]) -> Fleet
     return FleetView(
         jobs=jobs, locks=parts.locks, past=Past(parts.database), board=parts.board,
         channels=parts.channels, repository=parts.repository, clock=parts.clock,
-        sweep_s=settings.sweep, alerts=alerts,
+        silent_ms=settings.silent_ms, alerts=alerts,
     )  # fmt: skip
 
 

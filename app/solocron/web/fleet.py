@@ -30,8 +30,6 @@ SPAN_MS, SPANS = 3_600_000, 24
 _WITHIN_S = 2.0
 _KEPT_S = 15.0
 _ALERTS_KEPT_S = 2.0
-_SILENT_SWEEPS = 3
-_LEAST_SILENT_MS = 15_000
 
 _T = TypeVar("_T")
 
@@ -39,12 +37,12 @@ Missing = dict[str, str]
 
 
 class FleetView:
-    """Reads it. `alerts` gives those of all workers that are raised now; `sweep_s` is how often a
-    worker tells of itself."""
+    """Reads it. `alerts` gives those of all workers that are raised now; a worker is silent
+    `silent_ms` after its last sign."""
 
     def __init__(
         self, *, jobs: Mapping[str, Job], locks: LockManager, past: Past, board: Board,
-        channels: Channels, repository: StoreRepository, clock: Clock, sweep_s: float,
+        channels: Channels, repository: StoreRepository, clock: Clock, silent_ms: int,
         alerts: Callable[[], Awaitable[Sequence[Alert]]],
     ) -> None:  # fmt: skip
         self._jobs = jobs
@@ -52,7 +50,7 @@ class FleetView:
         self._past = past
         self._board = board
         self._clock = clock
-        self._silent_ms = max(_LEAST_SILENT_MS, _SILENT_SWEEPS * 1000 * sweep_s)
+        self._silent_ms = silent_ms
         # Grouped over whole tables, so not read anew for each who asks.
         self._stores = Kept(lambda: tally(repository, clock.now_ms()), _KEPT_S)
         self._deliveries = Kept(channels.status, _KEPT_S)
