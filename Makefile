@@ -16,7 +16,10 @@ test: setup ## formatting, lint, types, layers, then every test on real servers
 	$(BIN)/ruff check app tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup
+	@status=0; \
+	$(BIN)/python -m pytest -m "not alone" --numprocesses 3 --dist loadgroup || status=1; \
+	$(BIN)/python -m pytest -m alone || status=1; \
+	exit $$status
 
 model: ## every state of the lock protocol's model; needs spin and gcc only
 	$(PYTHON) tests/model/run.py

@@ -22,6 +22,8 @@ from solocron.demo.processes import redis_binary as demo_redis_binary
 from solocron.demo.verdict import Due, Facts, Record, Start, verdict
 from solocron.errors import ConfigError
 
+pytestmark = pytest.mark.alone
+
 MIDNIGHT = Due("store-auto-close", 1_768_435_200_000)
 HALF_PAST = Due("store-open-reminder", 1_768_437_000_000)
 

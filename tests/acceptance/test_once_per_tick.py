@@ -37,6 +37,7 @@ def statements(log: Path, table: str) -> Counter[int]:
     return found
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(240)
 async def test_500_ticks_on_8_skewed_workers_run_500_times(
     own_redis: RedisServer, postgres_url: str, postgres_log: Path

@@ -17,11 +17,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from commands import Cli, finished, listening
 from conftest import RedisServer
 from deployment import DEPLOY, ROOT, judged, replaced
-from services import http_server
 from solocron.settings import Settings, variable
 
 FILE = DEPLOY / "Dockerfile"
@@ -177,8 +178,8 @@ async def test_the_health_check_tells_whether_the_server_answers(cli: Cli) -> No
     process.send_signal(signal.SIGTERM)
     await finished(process)
     assert await health_code(port) == 1
-    async with http_server() as other:  # something that knows no /healthz
-        assert await health_code(other.port) == 1
+    async with TestServer(web.Application()) as other:  # something that knows no /healthz
+        assert await health_code(other.port or 0) == 1
 
 
 def test_the_settings_of_the_image_are_settings() -> None:

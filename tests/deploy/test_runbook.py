@@ -122,6 +122,7 @@ async def test_redis_connection_issues(cli: Cli, shell: Shell, own_redis: RedisS
     assert (await cli("status")).code == 3
 
 
+@pytest.mark.alone
 async def test_jobs_not_running(cli: Cli, shell: Shell, own_redis: RedisServer) -> None:
     cli.variables["SOLOCRON_CATCH_UP"] = "604800"  # whatever time it is, the newest tick is open
     async with running(cli, own_redis):
