@@ -199,7 +199,13 @@ def _sentence(result: Verdict) -> str:
     if not result.ticks:
         return "Stopped before the first tick: nothing was shown."
     if not result.is_good:
-        return "[bold red]FAILED[/]: see above."
+        why = ""
+        if result.missed and not (result.doubled or result.lost or result.repeated):
+            why = (
+                " Nothing was doubled or lost; ticks were skipped while a run before them went on: "
+                "this machine is too busy for the demo's fast clock."
+            )
+        return f"[bold red]FAILED[/]: see above.{why}"
     taken = ""
     if result.taken_over:
         taken = f" ({result.taken_over} begun by one worker and ended by another)"
