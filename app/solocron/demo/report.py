@@ -202,8 +202,8 @@ def _sentence(result: Verdict) -> str:
         why = ""
         if result.missed and not (result.doubled or result.lost or result.repeated):
             why = (
-                " Nothing was doubled or lost. Unless no worker was left, this machine is too busy for "
-                "the demo's fast clock: a tick is skipped while the run before it goes on."
+                " Nothing was doubled or lost. Unless no worker was left, this machine is too busy "
+                "for the demo's fast clock: a tick is skipped while the run before it goes on."
             )
         return f"[bold red]FAILED[/]: see above.{why}"
     taken = ""
