@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -217,4 +218,24 @@ async def test_two_services_beside_a_long_writer_run_each_tick_once(
     finally:
         await asyncio.gather(*(each.stop() for each in workers))
     await assert_each_tick_once(database)
+    await database.close()
+
+
+async def test_a_close_that_was_given_up_ends_all_the_same(sqlite_url: str) -> None:
+    """As the pool does when a thread is busy: it stops it, and the close under way is cancelled."""
+    database = await prepare(sqlite_url)
+    async with database._engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        busy = threading.Event()
+        driver._tx.put_nowait((None, busy.wait))
+        closing = asyncio.create_task(driver.close())
+        await asyncio.sleep(0)
+        driver.stop()
+        closing.cancel()
+        await asyncio.sleep(0)  # it waits for the end now
+        busy.set()
+        done, _ = await asyncio.wait([closing], timeout=5)
+        assert done
+        await connection.invalidate()
     await database.close()

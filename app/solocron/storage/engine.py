@@ -360,6 +360,7 @@ def _sqlite(url: URL) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: Any, record: Any) -> None:
+        _stops_once(connection.driver_connection)
         # The driver must not begin on its own: `begin` takes the write lock at once, because a
         # read transaction that later wants to write fails without waiting.
         connection.isolation_level = None
@@ -376,3 +377,17 @@ def _sqlite(url: URL) -> AsyncEngine:
         cursor.close()
 
     return engine
+
+
+def _stops_once(driver: Any) -> None:
+    """Have whoever stops the driver's thread again wait for the same end: who waits for another,
+    as a close does that was cancelled after the pool had given it up, waits for ever."""
+    stop = driver.stop
+    ends: list[asyncio.Future[None] | None] = []
+
+    def once() -> Any:
+        if not ends:
+            ends.append(stop())
+        return ends[0]
+
+    driver.stop = once
