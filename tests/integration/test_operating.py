@@ -169,6 +169,11 @@ async def test_without_redis_the_ledger_is_told_and_afterwards_the_fallback(flee
     assert both.code == 3 and "neither Redis nor the database" in both.complaint
     await fleet.workers[0].saw(lambda event: event.get("fallback"))
     fleet.redis.start()
+
+    async def is_known() -> bool:  # by what the servers put on the board again
+        return (await fleet.cli("explain", JOB, "--json")).code == 0
+
+    await until(is_known)
     told = await fleet.comes_to("fallback", since - 2000)
     assert told["state"] == "succeeded" and told["ledger"]["fallback"]
     assert "without Redis" in told["text"]
