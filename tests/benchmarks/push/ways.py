@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import picows
 import websockets
@@ -25,6 +25,8 @@ _UPGRADED = (
     b"Sec-WebSocket-Accept: ICX+Yqv66kxgM0FcWaLWlFLwTAI=\r\n\r\n"
 )
 _PROTOCOL = "solocron.v1"
+
+_T = TypeVar("_T")
 
 
 class Way(Protocol):
@@ -71,19 +73,23 @@ class Product:
             self._cron.parts.hub.deliver(EVERYBODY, seq, message)
 
 
-class Aiohttp:
-    """An aiohttp server that does nothing else. A client that subscribes gets what it missed."""
+class _Peer(Generic[_T]):
+    """Another library's server: its `_open` clients, of which none is known to lag."""
 
     def __init__(self) -> None:
-        self._sockets: set[web.WebSocketResponse] = set()
+        self._open: set[_T] = set()
 
     @property
     def clients(self) -> int:
-        return len(self._sockets)
+        return len(self._open)
 
     @property
     def pending(self) -> int:
         return 0
+
+
+class Aiohttp(_Peer[web.WebSocketResponse]):
+    """An aiohttp server that does nothing else. A client that subscribes gets what it missed."""
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[int]:
@@ -101,36 +107,25 @@ class Aiohttp:
     async def _handle(self, request: web.Request) -> web.WebSocketResponse:
         ws = web.WebSocketResponse(protocols=(_PROTOCOL,), compress=False)
         await ws.prepare(request)
-        self._sockets.add(ws)
+        self._open.add(ws)
         try:
             async for message in ws:
                 for store, seq in json.loads(message.data)["stores"].items():
                     for each in missed(store, seq):
                         await ws.send_str(each.decode())
         finally:
-            self._sockets.discard(ws)
+            self._open.discard(ws)
         return ws
 
     async def send(self, first: int, messages: Sequence[bytes]) -> None:
         for message in messages:
             text = message.decode()
-            for ws in self._sockets:
+            for ws in self._open:
                 await ws.send_str(text)
 
 
-class Websockets:
+class Websockets(_Peer[ServerConnection]):
     """`websockets.broadcast`."""
-
-    def __init__(self) -> None:
-        self._connections: set[ServerConnection] = set()
-
-    @property
-    def clients(self) -> int:
-        return len(self._connections)
-
-    @property
-    def pending(self) -> int:
-        return 0
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[int]:
@@ -141,34 +136,23 @@ class Websockets:
             yield next(iter(server.sockets)).getsockname()[1]
 
     async def _handle(self, connection: ServerConnection) -> None:
-        self._connections.add(connection)
+        self._open.add(connection)
         try:
             await connection.wait_closed()
         finally:
-            self._connections.discard(connection)
+            self._open.discard(connection)
 
     async def send(self, first: int, messages: Sequence[bytes]) -> None:
         for message in messages:
-            websockets.broadcast(self._connections, message.decode())
+            websockets.broadcast(self._open, message.decode())
 
 
-class Picows:
+class Picows(_Peer[picows.WSTransport]):
     """picows, a WebSocket library in Cython, told to send to each client in turn."""
-
-    def __init__(self) -> None:
-        self._transports: set[picows.WSTransport] = set()
-
-    @property
-    def clients(self) -> int:
-        return len(self._transports)
-
-    @property
-    def pending(self) -> int:
-        return 0
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[int]:
-        transports = self._transports
+        transports = self._open
 
         class Listener(picows.WSListener):
             def on_ws_connected(self, transport: picows.WSTransport) -> None:
@@ -187,29 +171,18 @@ class Picows:
 
     async def send(self, first: int, messages: Sequence[bytes]) -> None:
         for message in messages:
-            for transport in self._transports:
+            for transport in self._open:
                 transport.send(picows.WSMsgType.TEXT, message)
 
 
-class Kernel:
+class Kernel(_Peer[int]):
     """The frame is made once, and each socket written to without a library in between: what one
     write to each client costs at least. It could serve nobody, as it drops what a kernel does not
     take at once."""
 
-    def __init__(self) -> None:
-        self._sockets: set[int] = set()
-
-    @property
-    def clients(self) -> int:
-        return len(self._sockets)
-
-    @property
-    def pending(self) -> int:
-        return 0
-
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[int]:
-        sockets = self._sockets
+        sockets = self._open
 
         class Accepting(asyncio.Protocol):
             def connection_made(self, transport: Any) -> None:
@@ -233,7 +206,7 @@ class Kernel:
     async def send(self, first: int, messages: Sequence[bytes]) -> None:
         for message in messages:
             frame = text_frame(message)
-            for number in self._sockets:
+            for number in self._open:
                 os.write(number, frame)
 
 
