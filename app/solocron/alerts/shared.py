@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from solocron.locks.cluster import Link
+from solocron.locks.keys import fleet_key
 from solocron.storage.alerts import MAX_ALERTS, MAX_TEXT, Alert, AlertId
 
 log = logging.getLogger("solocron.alerts")
@@ -108,7 +109,7 @@ class SharedAlerts:
 
     def __init__(self, link: Link, environment: str) -> None:
         self._link = link
-        self._key = f"solocron:{environment}:alerts".replace("::", ":")
+        self._key = fleet_key(environment, "alerts")
 
     async def take(self, alert: Alert, hold_ms: int, home: Home) -> bool:
         """Add the alert, held for `hold_ms`; False, and it is held on, if another worker added it

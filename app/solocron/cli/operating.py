@@ -15,13 +15,13 @@ import typer
 from solocron import logs
 from solocron.cli.console import JsonOption, moment, print_rows, run_to_end, service
 from solocron.errors import ConfigError, InvalidInput
+from solocron.locks.keys import LONGEST_PAUSE_MS
 from solocron.service import Solocron
 
 _T = TypeVar("_T")
 
 JobArgument = Annotated[str, typer.Argument(help="The job's name, as `jobs` lists it.")]
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_LONGEST_MS = 30 * 86_400_000
 
 
 def history(
@@ -173,7 +173,7 @@ def _plain(text: str) -> str:
 def _duration_ms(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,9})([smhd])", text.strip())
     ms = int(match[1]) * _UNITS_MS[match[2]] if match else 0
-    if not 0 < ms <= _LONGEST_MS:
+    if not 0 < ms <= LONGEST_PAUSE_MS:
         raise ConfigError(f"--for is {text[:40]!r}: give such as 90s, 30m, 2h or 7d, at most 30d")
     return ms
 

@@ -27,7 +27,7 @@ from solocron.cron.journal import MAX_DETAIL, Entry, Journal
 from solocron.cron.outcome import VERDICTS
 from solocron.errors import LockUnavailable
 from solocron.locks.cluster import Link
-from solocron.locks.keys import check_key
+from solocron.locks.keys import check_key, fleet_key
 from solocron.locks.session import Command
 from solocron.version import __version__
 
@@ -115,7 +115,7 @@ class Board:
         self._clock = clock
         self._sweep_s = sweep_s
         self._locks_up = locks_up
-        self._key = f"solocron:{environment}:workers".replace("::", ":")
+        self._key = fleet_key(environment, "workers")
         self._self = {"host": host, "pid": pid, "version": __version__}
         self._jobs: Mapping[str, Job] = {}
         self._state: Callable[[], State] | None = None

@@ -279,7 +279,7 @@ def _pause(facts: Facts) -> dict[str, Any] | None:
     if pause is None:
         return None
     return {
-        "until": int(facts.now_ms + pause.left_ms),
+        "until": pause.until_ms(facts.now_ms),
         "by": pause.by,
         "since": pause.at_ms or None,
     }

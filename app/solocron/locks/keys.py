@@ -7,6 +7,8 @@ from typing import NamedTuple
 from solocron.errors import ConfigError
 
 MAX_TTL_MS = 7 * 24 * 3600 * 1000
+PAUSE_MS = 7 * 24 * 3600 * 1000
+LONGEST_PAUSE_MS = 30 * 24 * 3600 * 1000
 MAX_KEY = 200
 
 
@@ -27,6 +29,11 @@ class Companions(NamedTuple):
 def companions(key: str) -> Companions:
     """The companion keys of the lock `key`."""
     return Companions(*(f"{{{key}}}:{name}" for name in Companions._fields))
+
+
+def fleet_key(environment: str, name: str) -> str:
+    """A key, or a part of channels' names, that all servers of an environment share."""
+    return f"solocron:{environment}:{name}".replace("::", ":")
 
 
 def check_ttl(ttl_ms: float, name: str = "ttl_ms", *, at_most_ms: int = MAX_TTL_MS) -> int:

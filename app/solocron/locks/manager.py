@@ -18,7 +18,13 @@ from solocron.clock import Clock, SystemClock
 from solocron.errors import LockNotAcquired, LockReadOnly, LockUnavailable
 from solocron.locks import scripts
 from solocron.locks.cluster import make_link
-from solocron.locks.keys import check_key, check_ttl, companions
+from solocron.locks.keys import (
+    LONGEST_PAUSE_MS,
+    PAUSE_MS,
+    check_key,
+    check_ttl,
+    companions,
+)
 from solocron.locks.lease import Lease
 from solocron.locks.link import RedisLink
 from solocron.locks.owned import Owned
@@ -40,8 +46,6 @@ log = logging.getLogger("solocron.locks")
 
 _T = TypeVar("_T")
 
-_PAUSE_MS = 7 * 24 * 3600 * 1000
-_LONGEST_PAUSE_MS = 30 * 24 * 3600 * 1000
 _SCHEDULE_KEEP_MS = 3_600_000
 
 
@@ -329,10 +333,10 @@ class LockManager:
         """Delete a lock whoever holds it (an operator's act); its owner's lease is lost."""
         return bool(await self.link.call("DEL", check_key(key), companions(key).alive, key=key))
 
-    async def pause(self, key: str, *, ttl_ms: int = _PAUSE_MS, by: str = "") -> int:
+    async def pause(self, key: str, *, ttl_ms: int = PAUSE_MS, by: str = "") -> int:
         """Let no tick of the job be claimed for `ttl_ms` (unless told 7 days, at most 30), in the
         name of `by`; until when, UTC epoch ms. A pause before is replaced."""
-        ttl = check_ttl(ttl_ms, at_most_ms=_LONGEST_PAUSE_MS)
+        ttl = check_ttl(ttl_ms, at_most_ms=LONGEST_PAUSE_MS)
         now_ms = int(self._clock.now_ms())
         text = pause_text(by, now_ms)
         await self.link.call("SET", companions(check_key(key)).paused, text, "PX", ttl, key=key)

@@ -88,6 +88,10 @@ class Pause:
     at_ms: int
     left_ms: int
 
+    def until_ms(self, now_ms: float) -> int:
+        """When it ends (UTC epoch ms), if it was read at `now_ms`."""
+        return int(now_ms + self.left_ms)
+
 
 @dataclass(frozen=True)
 class Survey:

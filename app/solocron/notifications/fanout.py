@@ -20,6 +20,7 @@ from solocron.errors import LockUnavailable
 from solocron.locks.address import parse_address
 from solocron.locks.cluster import ClusterLink, make_link
 from solocron.locks.connector import Connector
+from solocron.locks.keys import fleet_key
 from solocron.notifications.routes import OneServer, Route, Sharding, Shards
 from solocron.notifications.subscriptions import RECONNECT_S, OnChange, Subscriptions
 from solocron.storage.feed import EVERY
@@ -43,7 +44,7 @@ class Fanout:
         self, url: str, *, environment: str, clock: Clock, deadline_s: float,
         keepalive_s: float = 5.0,
     ) -> None:  # fmt: skip
-        self._prefix = f"solocron:{environment}:notifications:".replace("::", ":")
+        self._prefix = fleet_key(environment, "notifications") + ":"
         self._name = b"%016x" % random.getrandbits(64)
         self._publisher = make_link(url, clock=clock, deadline_s=deadline_s)
         self._subscriptions = Subscriptions(

@@ -24,6 +24,7 @@ from solocron.storage.past import Past
 from solocron.stores.repository import StoreRepository
 from solocron.stores.tally import tally
 from solocron.web.kept import Kept
+from solocron.web.status import pause_of
 
 MOST_LOCKS = 1000
 SPAN_MS, SPANS = 3_600_000, 24
@@ -169,13 +170,10 @@ async def _database(missing: Missing, reading: Awaitable[_T]) -> _T | None:
 def _job(
     job: Job, survey: Survey | None, runs: Sequence[Mapping[str, Any]] | None, now_ms: float
 ) -> dict[str, Any]:
-    pause = survey.pause if survey else None
     return {
         "job": job.name, "schedule": job.calendar.expression, "timezone": job.calendar.zone,
         "lock_key": job.lock_key, "next_tick": job.calendar.next_after(now_ms),
-        "paused": survey.paused if survey else None,
-        "paused_until": int(now_ms + pause.left_ms) if pause else None,
-        "paused_by": pause.by if pause else None,
+        "paused": survey.paused if survey else None, **pause_of(survey, now_ms),
         "owner": survey.owner or None if survey else None,
         "lock_ttl_ms": survey.ttl_ms if survey and survey.owner else None,
         "settled_tick": survey.settled if survey else None,

@@ -25,7 +25,7 @@ from solocron.errors import (
     StorageUnavailable,
     UnknownJob,
 )
-from solocron.locks.keys import check_key
+from solocron.locks.keys import LONGEST_PAUSE_MS, PAUSE_MS, check_key
 from solocron.locks.manager import LockManager
 from solocron.storage.past import MOST_RUNS
 from solocron.web.api import json_of, whole
@@ -39,8 +39,8 @@ log = logging.getLogger("solocron.web")
 
 RUNS = 50
 MOST_RUNS_EACH = 100
-LONGEST_PAUSE_S = 30 * 24 * 3600
-PAUSE_S = 7 * 24 * 3600
+LONGEST_PAUSE_S = LONGEST_PAUSE_MS // 1000
+PAUSE_S = PAUSE_MS // 1000
 _MOST_TICK = 2**53
 _TICK = re.compile(r"[0-9]{1,16}")
 

@@ -38,7 +38,7 @@ async def overview(
         rows.append({
             "job": job.name, "next_tick": job.calendar.next_after(now_ms),
             "owner": survey.owner if survey else None,
-            "paused": survey.paused if survey else None, **_pause(survey, now_ms),
+            "paused": survey.paused if survey else None, **pause_of(survey, now_ms),
             "last_tick": run.get("tick"), "state": run.get("state"),
             "attempt": run.get("attempt"), "duration_ms": run.get("duration_ms"),
             "error": run.get("error"),
@@ -48,9 +48,9 @@ async def overview(
     return {**up, "problems": list(problems.values()), "jobs": rows, "deliveries": deliveries}
 
 
-def _pause(survey: Survey | None, now_ms: float) -> dict[str, Any]:
+def pause_of(survey: Survey | None, now_ms: float) -> dict[str, Any]:
     """Until when a job is paused (UTC epoch ms), and by whom; None where it is not."""
     pause = survey.pause if survey else None
     if pause is None:
         return {"paused_until": None, "paused_by": None}
-    return {"paused_until": int(now_ms + pause.left_ms), "paused_by": pause.by}
+    return {"paused_until": pause.until_ms(now_ms), "paused_by": pause.by}
