@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.locks.lease import Lease
-from solocron.storage.runs import RunKey, RunLedger, held
+from solocron.storage.patience import held
+from solocron.storage.runs import RunKey, RunLedger
 
 _TURN_S = 5.0
 
