@@ -12,7 +12,7 @@ from solocron.cron.job import Job
 from solocron.cron.outcome import Outcome
 from solocron.cron.run import Run
 from solocron.errors import LeaseLost, StorageUnavailable
-from solocron.storage.runs import RunKey, RunLedger
+from solocron.ledger import Ledger, RunKey
 from solocron.tracing import Tracer
 
 UnderWay = tuple[Job, float]  # and since when, monotonic in s
@@ -24,7 +24,7 @@ class Attempts:
     called with the job when one begins, and must not raise."""
 
     def __init__(
-        self, *, ledger: RunLedger, clock: Clock, owner: str, lease_ms: int, tracer: Tracer
+        self, *, ledger: Ledger, clock: Clock, owner: str, lease_ms: int, tracer: Tracer
     ) -> None:
         self._ledger = ledger
         self._clock = clock

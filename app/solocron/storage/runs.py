@@ -14,9 +14,8 @@ under way holds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 from uuid import uuid4
@@ -27,6 +26,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.errors import StaleAttempt, StorageUnavailable
+from solocron.ledger import Expired, RunKey, Verdict
 from solocron.storage.engine import POOL_SIZE, POOL_TIMEOUT_S, Database, database_now
 from solocron.storage.patience import held, patiently, until_answered
 from solocron.storage.tables import job_runs
@@ -39,32 +39,6 @@ _WITHIN_S = 10.0  # each of the short transactions here
 _RESERVE = 2  # connections that bodies leave to the ledger: a heartbeat may not wait for them
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the ledger says to a server that wants a tick.
-
-    `run` with its attempt; `done` when the tick has finished; `held` while its lease lives.
-    `params` are those the run was begun with, as JSON.
-    """
-
-    kind: Literal["run", "done", "held"]
-    attempt: int = 0
-    owner: str = ""
-    params: str | None = None
-
-
-@dataclass(frozen=True)
-class RunKey:
-    """One attempt of one run."""
-
-    job: str
-    tick: int
-    attempt: int
-
-    def __str__(self) -> str:
-        return f"{self.job} tick {self.tick}"
-
-
 class RunLedger:
     """The table `job_runs`. Every method may raise StorageUnavailable.
 
@@ -72,6 +46,8 @@ class RunLedger:
     failure: for a few seconds to begin a run or hand it over, and until there is an answer where
     giving up would make another server do again what is done.
     """
+
+    kept_in: Literal["database", "redis"] = "database"
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -266,11 +242,11 @@ class RunLedger:
             raise _stale(key)
         return last == stamp
 
-    async def latest_ticks(self) -> dict[str, int]:
+    async def latest_ticks(self, jobs: Iterable[str]) -> dict[str, int]:
         """The newest scheduled tick the ledger knows of, per job."""
         query = (
             select(job_runs.c.job, func.max(job_runs.c.tick).label("tick"))
-            .where(job_runs.c.origin == "schedule")
+            .where(job_runs.c.origin == "schedule", job_runs.c.job.in_(list(jobs)))
             .group_by(job_runs.c.job)
         )
         async with self._database.connect(_WITHIN_S) as connection:
@@ -304,20 +280,22 @@ class RunLedger:
                 await connection.execute(update(job_runs).where(silent).values(values))
         return [tick for tick in ticks if tick >= since_ms]
 
-    async def expired(self, since_ms: int) -> list[tuple[str, int]]:
-        """(job, tick) of running runs, ticks from `since_ms`, whose lease ended: crashed owners."""
+    async def expired(self, jobs: Iterable[str], since_ms: int) -> list[Expired]:
+        """The running runs of these jobs, ticks from `since_ms`, whose lease ended: crashed owners.
+        Backfills are left to whoever asks for them again."""
         query = (
-            select(job_runs.c.job, job_runs.c.tick)
+            select(job_runs.c.job, job_runs.c.tick, job_runs.c.origin)
             .where(
+                job_runs.c.job.in_(list(jobs)),
                 job_runs.c.state == "running",
-                job_runs.c.origin == "schedule",
+                job_runs.c.origin.in_(("schedule", "manual")),
                 job_runs.c.tick >= since_ms,
                 job_runs.c.lease_until <= database_now(),
             )
             .limit(1000)
         )
         async with self._database.connect(_WITHIN_S) as connection:
-            return [(row.job, row.tick) for row in await connection.execute(query)]
+            return [Expired(*row) for row in await connection.execute(query)]
 
     async def clock_ms(self) -> int:
         """The database's own time, UTC epoch ms."""
