@@ -12,8 +12,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, insert, select
 
 from solocron.errors import ConfigError, StaleAttempt, StorageUnavailable
+from solocron.ledger import RunKey, Verdict
 from solocron.storage.engine import Database
-from solocron.storage.runs import RunKey, RunLedger, Verdict
+from solocron.storage.runs import RunLedger
 from solocron.storage.tables import metadata, stores
 
 TICK = 1_800_000_000_000
@@ -81,14 +82,14 @@ async def test_a_handed_over_run_is_taken_at_once(database: Database) -> None:
     ledger = RunLedger(database)
     await begin(ledger, "leaving")
     await ledger.hand_over(RunKey("job", TICK, 1))
-    assert await ledger.expired(TICK) == [("job", TICK)]
+    assert await ledger.expired(["job"], TICK) == [("job", TICK)]
     assert (await begin(ledger, "next")).attempt == 2
 
 
 async def test_a_missing_database_is_unavailable() -> None:
     database = Database("postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(StorageUnavailable):
-        await RunLedger(database).latest_ticks()
+        await RunLedger(database).latest_ticks(["job"])
     assert not await database.is_ready()
     await database.close()
 

@@ -16,9 +16,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
 from uuid import uuid4
@@ -29,6 +28,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.errors import StaleAttempt, StorageUnavailable
+from solocron.ledger import RunKey, Verdict
 from solocron.storage.engine import POOL_SIZE, POOL_TIMEOUT_S, Database, database_now
 from solocron.storage.tables import job_runs
 
@@ -44,27 +44,6 @@ _RESERVE = 2  # connections that bodies leave to the ledger: a heartbeat may not
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the ledger says to a server that wants a tick.
-
-    `run` with its attempt; `done` when the tick has finished; `held` while its lease lives.
-    """
-
-    kind: Literal["run", "done", "held"]
-    attempt: int = 0
-    owner: str = ""
-
-
-@dataclass(frozen=True)
-class RunKey:
-    """One attempt of one run."""
-
-    job: str
-    tick: int
-    attempt: int
-
-
 class RunLedger:
     """The table `job_runs`. Every method may raise StorageUnavailable.
 
@@ -72,6 +51,8 @@ class RunLedger:
     failure: for a few seconds to begin a run or hand it over, and until there is an answer where
     giving up would make another server do again what is done.
     """
+
+    kept_in: Literal["database", "redis"] = "database"
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -249,11 +230,11 @@ class RunLedger:
             raise _stale(key)
         return last == stamp
 
-    async def latest_ticks(self) -> dict[str, int]:
+    async def latest_ticks(self, jobs: Iterable[str]) -> dict[str, int]:
         """The newest scheduled tick the ledger knows of, per job."""
         query = (
             select(job_runs.c.job, func.max(job_runs.c.tick).label("tick"))
-            .where(job_runs.c.origin == "schedule")
+            .where(job_runs.c.origin == "schedule", job_runs.c.job.in_(list(jobs)))
             .group_by(job_runs.c.job)
         )
         async with self._database.connect(_WITHIN_S) as connection:
@@ -287,11 +268,12 @@ class RunLedger:
                 await connection.execute(update(job_runs).where(silent).values(values))
         return [tick for tick in ticks if tick >= since_ms]
 
-    async def expired(self, since_ms: int) -> list[tuple[str, int]]:
+    async def expired(self, jobs: Iterable[str], since_ms: int) -> list[tuple[str, int]]:
         """(job, tick) of running runs, ticks from `since_ms`, whose lease ended: crashed owners."""
         query = (
             select(job_runs.c.job, job_runs.c.tick)
             .where(
+                job_runs.c.job.in_(list(jobs)),
                 job_runs.c.state == "running",
                 job_runs.c.origin == "schedule",
                 job_runs.c.tick >= since_ms,
