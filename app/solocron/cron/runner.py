@@ -22,10 +22,10 @@ from solocron.cron.run import Run
 from solocron.cron.spans import end, run_span, tick_span
 from solocron.cron.sweep import MAX_MISSED, ticks_to_run
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
+from solocron.ledger import Ledger, RunKey
 from solocron.locks.lease import Lease
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Done, Early, Granted, Held, Paused
-from solocron.storage.runs import RunKey, RunLedger
 from solocron.tracing import Tracer
 
 log = logging.getLogger("solocron.cron")
@@ -41,7 +41,7 @@ class Runner:
     """
 
     def __init__(
-        self, *, locks: LockManager, ledger: RunLedger, clock: Clock, owner: str, lease_ms: int,
+        self, *, locks: LockManager, ledger: Ledger, clock: Clock, owner: str, lease_ms: int,
         tracer: Tracer | None = None,
     ) -> None:  # fmt: skip
         self._tracer = tracer or Tracer()
@@ -216,7 +216,7 @@ class Runner:
             now_ms=int(self._clock.now_ms()),
         )  # fmt: skip
         if job.overlap == "queue" and settled < 0:  # Redis is away, or has forgotten
-            settled = (await self._ledger.latest_ticks()).get(job.name, -1)
+            settled = (await self._ledger.latest_ticks([job.name])).get(job.name, -1)
         if job.overlap == "queue" and settled >= 0:
             oldest = tick - job.catch_up_ms
             self.say_missed(job, job.calendar.between(settled, oldest - 1, MAX_MISSED))
