@@ -6,18 +6,18 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Any, Self
 
 from aiohttp import web
+from typing_extensions import Unpack
 
 from solocron.clock import Clock, SystemClock
 from solocron.cron.board import State
 from solocron.cron.inquiry import Inquiry, Limits
-from solocron.cron.job import Body, Job
+from solocron.cron.job import Job
 from solocron.cron.outcome import Outcome
+from solocron.cron.registry import AnyBody, JobOptions, Registry
 from solocron.cron.scheduler import Scheduler
-from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError, StorageUnavailable, UnknownJob
 from solocron.settings import Settings, load
 from solocron.watchdog import Watchdog
@@ -45,7 +45,7 @@ class Solocron:
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
         self.settings = settings
         self.parts = build(settings, clock or SystemClock())
-        self._jobs: dict[str, Job] = {}
+        self._jobs = Registry(zone=settings.timezone, policies=policies(settings))
         self._scheduler: Scheduler | None = None
         self._watchdog = Watchdog()
         self.inquiry = self._inquiry()
@@ -71,35 +71,12 @@ class Solocron:
 
     def add(self, job: Job) -> None:
         """Host a job, from the next start on. Raises ConfigError for a name in use."""
-        if job.name in self._jobs:
-            raise ConfigError(f"there is a job named {job.name!r} already: give this one another")
-        if self._background is not None:
-            raise ConfigError(f"job {job.name!r}: add jobs before the service starts")
-        self._jobs[job.name] = job
+        self._jobs.add(job)
 
-    def job(
-        self, schedule: str, *, name: str | None = None, ttl: timedelta = timedelta(minutes=5),
-        expected: timedelta | None = None, ping: str = "",
-    ) -> Callable[[Body], Body]:  # fmt: skip
-        """Host the decorated coroutine at each tick of `schedule`; its name is the function's. A
-        run that takes longer than `expected` is an alert; `ping` is a URL that is told of the begin
-        and the end of each run, as Healthchecks has it."""
-
-        def host(body: Body) -> Body:
-            self.add(
-                Job(
-                    name=name or str(getattr(body, "__name__", "")).replace("_", "-"),
-                    calendar=Calendar(schedule, self.settings.timezone),
-                    body=body,
-                    ttl_ms=int(ttl.total_seconds() * 1000),
-                    ping=ping,
-                    expected_ms=int(expected.total_seconds() * 1000) if expected else 0,
-                    **policies(self.settings),
-                )
-            )
-            return body
-
-        return host
+    def job(self, schedule: str, **options: Unpack[JobOptions]) -> Callable[[AnyBody], AnyBody]:
+        """Host the decorated coroutine at each tick of `schedule`, a cron expression; `JobOptions`
+        says what else it may be told. Raises ConfigError."""
+        return self._jobs.job(schedule, **options)
 
     def _inquiry(self) -> Inquiry:
         settings, parts = self.settings, self.parts
@@ -136,6 +113,7 @@ class Solocron:
             await self._begun(self._background)
             return
         scheduler = self._new_scheduler()
+        self._jobs.freeze()
         for event in (self._started, self._stopping, self._drained, self._closing):
             event.clear()
         self.parts.connections.accept()
@@ -171,9 +149,11 @@ class Solocron:
             finally:
                 if self._background is background:
                     self._background = None
+                    self._jobs.thaw()
 
     async def _abort(self) -> None:
         background, self._background = self._background, None
+        self._jobs.thaw()
         if background is not None:
             background.cancel()
             await asyncio.gather(background, return_exceptions=True)

@@ -25,10 +25,10 @@ from solocron.cron.job import Job
 from solocron.cron.outcome import Outcome
 from solocron.cron.run import Run
 from solocron.errors import LeaseLost, LockUnavailable
+from solocron.ledger import RunKey
 from solocron.locks.manager import LockManager
 from solocron.service import Solocron
 from solocron.settings import load
-from solocron.storage.runs import RunKey
 from solocron.stores.model import Store
 from workers import NEVER
 

@@ -19,9 +19,10 @@ from solocron.cron.run import Run
 from solocron.cron.runner import Runner
 from solocron.cron.ticks import Calendar
 from solocron.errors import LeaseLost
+from solocron.ledger import RunKey
 from solocron.locks.manager import LockManager
 from solocron.storage.engine import Database
-from solocron.storage.runs import RunKey, RunLedger
+from solocron.storage.runs import RunLedger
 
 CALENDAR = Calendar("* * * * *")
 SETTLED = "{cron:one}:settled"
@@ -293,7 +294,7 @@ async def test_a_run_is_handed_over_for_good_not_to_its_own_heartbeat(
             task.cancel()
             await asyncio.wait([task])
             assert task.cancelled()
-            assert ("one", tick) in await ledger.expired(tick)
+            assert ("one", tick, "schedule") in await ledger.expired(["one"], tick)
 
 
 @pytest.mark.parametrize("result", [5, True, ["x"], {"closed": "many", "n": 2}])

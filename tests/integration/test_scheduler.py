@@ -20,9 +20,10 @@ from solocron.cron.runner import Runner
 from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError
+from solocron.ledger import RunKey
 from solocron.locks.manager import LockManager
 from solocron.storage.engine import Database
-from solocron.storage.runs import RunKey, RunLedger
+from solocron.storage.runs import RunLedger
 
 EVERY_SECOND = Calendar("* * * * * *")
 HALF_HOURS = Calendar("*/30 * * * *")

@@ -15,10 +15,11 @@ from sqlalchemy import Engine, event, func, insert, select
 from solocron.clock import SystemClock
 from solocron.cron.run import Run
 from solocron.errors import LeaseLost, StaleAttempt
+from solocron.ledger import RunKey
 from solocron.locks.lease import Lease
 from solocron.storage.engine import Database
 from solocron.storage.outbox import Notification
-from solocron.storage.runs import RunKey, RunLedger
+from solocron.storage.runs import RunLedger
 from solocron.storage.tables import notifications, stores
 from solocron.stores.auto_close import AutoClose
 from solocron.stores.model import Store

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from solocron.cron.job import Job
 from solocron.cron.run import Run
-from solocron.cron.runner import ticks_to_run
-from solocron.cron.sweep import ON_TIME_MS, Decision, decide, is_free, is_missed
+from solocron.cron.sweep import ON_TIME_MS, Decision, decide, is_free, is_missed, ticks_to_run
 from solocron.cron.ticks import Calendar
 from solocron.locks.results import Pause, Survey
 

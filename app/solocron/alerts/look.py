@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from solocron.alerts.rules import KINDS
 from solocron.clock import Clock
+from solocron.cron.attempts import UnderWay
 from solocron.cron.board import Board, Presence
-from solocron.cron.runner import Runner, UnderWay
+from solocron.cron.runner import Runner
 from solocron.errors import LockUnavailable, StorageUnavailable
 from solocron.locks.manager import LockManager
 from solocron.storage.alerts import AlertId

@@ -9,15 +9,13 @@ from contextlib import asynccontextmanager
 from solocron.clock import Clock
 from solocron.cron.run import Run
 from solocron.errors import StorageUnavailable
-from solocron.storage.runs import RunLedger
+from solocron.ledger import Ledger
 
 _SILENT_LEASES = 2
 
 
 @asynccontextmanager
-async def heartbeats(
-    run: Run, ledger: RunLedger, clock: Clock, lease_ms: int
-) -> AsyncIterator[None]:
+async def heartbeats(run: Run, ledger: Ledger, clock: Clock, lease_ms: int) -> AsyncIterator[None]:
     """Heartbeats while the enclosed code runs, and none after it."""
     work = _beat(run, ledger, clock, lease_ms / 1000)
     heart = asyncio.create_task(work, name=f"heart of {run.job}@{run.tick}")
@@ -28,7 +26,7 @@ async def heartbeats(
         await asyncio.gather(heart, return_exceptions=True)
 
 
-async def _beat(run: Run, ledger: RunLedger, clock: Clock, lease_s: float) -> None:
+async def _beat(run: Run, ledger: Ledger, clock: Clock, lease_s: float) -> None:
     """Extend the ledger's lease at a third of it. The run is lost when it was superseded, or when
     the database gave no answer for two leases: others may have one, and get the lock. A fallback
     run has no other lease."""
@@ -53,7 +51,7 @@ async def _beat(run: Run, ledger: RunLedger, clock: Clock, lease_s: float) -> No
 
 
 async def _heartbeat(
-    run: Run, ledger: RunLedger, clock: Clock, lease_s: float
+    run: Run, ledger: Ledger, clock: Clock, lease_s: float
 ) -> tuple[bool | None, float]:
     """Whether the attempt is current, and when that was asked (monotonic s). While the body keeps
     the run's row, in which nobody can take it over, only whether the database answers (None): a

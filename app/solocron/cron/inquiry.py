@@ -16,9 +16,9 @@ from solocron.cron.journal import Entry
 from solocron.cron.run import Run
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError, LockUnavailable, StorageUnavailable, UnknownJob
+from solocron.ledger import Ledger
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Survey
-from solocron.storage.runs import RunLedger
 
 _WITHIN_S = 5.0
 _SHOWN = 20
@@ -40,7 +40,7 @@ class Inquiry:
     the `environment` are known by what they tell of themselves."""
 
     def __init__(
-        self, jobs: Mapping[str, Job], *, locks: LockManager, ledger: RunLedger, board: Board,
+        self, jobs: Mapping[str, Job], *, locks: LockManager, ledger: Ledger, board: Board,
         clock: Clock, environment: str, limits: Limits,
     ) -> None:  # fmt: skip
         self._jobs = jobs

@@ -10,8 +10,9 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from solocron.ledger import Ledger, RunKey
 from solocron.locks.lease import Lease
-from solocron.storage.runs import RunKey, RunLedger, held
+from solocron.storage.patience import held
 
 _TURN_S = 5.0
 
@@ -31,7 +32,7 @@ class Run:
     """One attempt of one tick. `fallback` marks a run decided by the ledger without Redis;
     `turn` is held by whoever has the run's row in the ledger."""
 
-    def __init__(self, key: RunKey, *, ledger: RunLedger, lease: Lease, fallback: bool) -> None:
+    def __init__(self, key: RunKey, *, ledger: Ledger, lease: Lease, fallback: bool) -> None:
         self.key = key
         self.lease = lease
         self.fallback = fallback

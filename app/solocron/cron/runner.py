@@ -8,46 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from solocron.clock import Clock
 from solocron.cron.alarm import ALARM_AFTER, LockAlarm
-from solocron.cron.heart import heartbeats
+from solocron.cron.attempts import Attempts
 from solocron.cron.job import Job
 from solocron.cron.journal import Journal, entry_of
 from solocron.cron.outcome import Outcome
 from solocron.cron.run import Run
 from solocron.cron.spans import end, run_span, tick_span
-from solocron.cron.sweep import MAX_MISSED
+from solocron.cron.sweep import MAX_MISSED, ticks_to_run
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
+from solocron.ledger import Ledger, RunKey
 from solocron.locks.lease import Lease
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Done, Early, Granted, Held, Paused
-from solocron.storage.runs import RunKey, RunLedger
 from solocron.tracing import Tracer
 
 log = logging.getLogger("solocron.cron")
-
-UnderWay = tuple[Job, float]  # and since when, monotonic in s
-_MAX_TICKS_PER_CLAIM = 1000
-_MAX_BACKOFF_MS = 300_000
-
-
-def ticks_to_run(job: Job, tick: int, *, settled: int, unfinished: Sequence[int]) -> list[int]:
-    """The ticks to run by whoever may run `tick`, oldest first (UTC epoch ms).
-
-    Before it come those of its catch-up window that are `unfinished` (they began, and their owner
-    went silent) and, with overlap `queue`, all after the newest `settled` one (-1: unknown). A
-    backlog of more than 1,000 leaves its newer end, `tick` included, to the next claim.
-    """
-    oldest = tick - job.catch_up_ms
-    before = {each for each in unfinished if oldest <= each < tick}
-    if job.overlap == "queue" and settled >= 0:
-        since = max(settled, oldest - 1)
-        before.update(job.calendar.between(since, tick - 1, _MAX_TICKS_PER_CLAIM))
-    return [*sorted(before), tick][:_MAX_TICKS_PER_CLAIM]
 
 
 class Runner:
@@ -60,7 +41,7 @@ class Runner:
     """
 
     def __init__(
-        self, *, locks: LockManager, ledger: RunLedger, clock: Clock, owner: str, lease_ms: int,
+        self, *, locks: LockManager, ledger: Ledger, clock: Clock, owner: str, lease_ms: int,
         tracer: Tracer | None = None,
     ) -> None:  # fmt: skip
         self._tracer = tracer or Tracer()
@@ -69,10 +50,13 @@ class Runner:
         self._clock = clock
         self._owner = owner
         self._lease_ms = lease_ms
+        self._attempts = Attempts(
+            ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms, tracer=self._tracer
+        )
         self._waiting: set[str] = set()
         self.alarm = LockAlarm()
-        self.under_way: dict[tuple[str, int], UnderWay] = {}
-        self.begun: list[Callable[[Job], None]] = []
+        self.under_way = self._attempts.under_way
+        self.begun = self._attempts.begun
         self.alarmed: list[Callable[[str, str | None], None]] = []
         self.journal = Journal()
 
@@ -232,7 +216,7 @@ class Runner:
             now_ms=int(self._clock.now_ms()),
         )  # fmt: skip
         if job.overlap == "queue" and settled < 0:  # Redis is away, or has forgotten
-            settled = (await self._ledger.latest_ticks()).get(job.name, -1)
+            settled = (await self._ledger.latest_ticks([job.name])).get(job.name, -1)
         if job.overlap == "queue" and settled >= 0:
             oldest = tick - job.catch_up_ms
             self.say_missed(job, job.calendar.between(settled, oldest - 1, MAX_MISSED))
@@ -266,7 +250,7 @@ class Runner:
         )  # fmt: skip
         with run_span(self._tracer, job, tick, run.attempt, fallback) as span:
             try:
-                outcome: Outcome = begun(await self._see_through(job, run))
+                outcome: Outcome = begun(await self._attempts.see_through(job, run))
             except asyncio.CancelledError:
                 lost = Outcome("lost", "given back: the server stopped", run.attempt)
                 end(span, job, tick, begun(lost), origin)
@@ -274,91 +258,6 @@ class Runner:
                 raise
             end(span, job, tick, outcome, origin)
         return outcome
-
-    async def _see_through(self, job: Job, run: Run) -> Outcome:
-        """Run what the ledger gave us until it has ended, or is another server's."""
-        self.under_way[run.job, run.tick] = (job, self._clock.monotonic())
-        for told in self.begun:
-            told(job)
-        try:
-            async with heartbeats(run, self._ledger, self._clock, self._lease_ms):
-                async with run.lease.guard():
-                    counts, error, duration_ms = await self._attempts(job, run)
-                # The attempt number guards this write: a body that is done is not run again only
-                # because Redis forgot its lock while the database was away.
-                return await self._finish(job, run, counts, error, duration_ms)
-        except LeaseLost as lost:
-            run.log.error("The %s cron stopped: %s", job.title, lost)
-            await asyncio.shield(self._hand_over(run, stopping=False))
-            return Outcome("lost", str(lost), run.attempt)
-        except asyncio.CancelledError:
-            await asyncio.shield(self._hand_over(run, stopping=True))
-            raise
-        finally:
-            self.under_way.pop((run.job, run.tick), None)
-
-    async def _attempts(self, job: Job, run: Run) -> tuple[Mapping[str, int], str | None, int]:
-        """Run the body until it succeeds or its attempts are used up: its counts, its error and
-        the duration in ms."""
-        started = self._clock.monotonic()
-        while True:
-            counts, error = await self._body(job, run)
-            if error is None or run.attempt >= job.attempts:
-                break
-            pause_ms = min(job.backoff_ms * 2 ** min(run.attempt - 1, 20), _MAX_BACKOFF_MS)
-            await asyncio.sleep(pause_ms / 1000)
-            await self._next_attempt(run)
-        return counts, error, int((self._clock.monotonic() - started) * 1000)
-
-    async def _body(self, job: Job, run: Run) -> tuple[Mapping[str, int], str | None]:
-        """Its counts and its error. A body that ends without its lease, however, raises LeaseLost:
-        a caught refusal is neither a success nor a failure of the job's own."""
-        run.log.info("Starting %s cron job...", job.title)
-        try:
-            counts, text = _counts(await job.body(run)), None
-        except LeaseLost:
-            raise
-        except Exception as error:
-            run.ensure_leased()
-            counts, text = {}, f"{type(error).__name__}: {error}"
-            self._tracer.record(error)
-            run.log.warning("The %s cron failed: %s", job.title, text, exc_info=True)
-        run.ensure_leased()
-        return counts, text
-
-    async def _next_attempt(self, run: Run) -> None:
-        key = run.key
-        if not await self._ledger.retry(
-            key, owner=self._owner, lease_ms=self._lease_ms, fallback=run.fallback
-        ):
-            raise LeaseLost(f"attempt {key.attempt} of {key.job} was superseded")
-        run.key = RunKey(key.job, key.tick, key.attempt + 1)
-
-    async def _finish(
-        self, job: Job, run: Run, counts: Mapping[str, int], error: str | None, duration_ms: int
-    ) -> Outcome:
-        """Write the end of the run."""
-        if not await self._ledger.finish(
-            run.key, now_ms=int(self._clock.now_ms()), duration_ms=duration_ms,
-            result=counts, error=error,
-        ):  # fmt: skip
-            raise LeaseLost(f"attempt {run.attempt} of {run.job} was superseded")
-        fields = {"duration_ms": duration_ms, **counts}
-        if error is not None:
-            run.log.error(
-                "%s cron job failed after %d attempts: %s", _capital(job.title), run.attempt,
-                error, extra=fields,
-            )  # fmt: skip
-            return Outcome("failed", error, run.attempt, duration_ms)
-        run.log.info("%s cron job completed successfully", _capital(job.title), extra=fields)
-        return Outcome("succeeded", None, run.attempt, duration_ms, counts)
-
-    async def _hand_over(self, run: Run, *, stopping: bool) -> None:
-        try:
-            async with asyncio.timeout(2):
-                await self._ledger.hand_over(run.key, stopping=stopping)
-        except (StorageUnavailable, TimeoutError) as error:
-            run.log.info("not handed over, its lease will end: %s", error)
 
 
 def _settled(outcome: Outcome) -> bool:
@@ -373,13 +272,6 @@ def _behind(earlier: Outcome) -> Outcome:
     return Outcome(earlier.state, earlier.reason, detail=earlier.detail)
 
 
-def _counts(result: object) -> dict[str, int]:
-    """What a body returned, as far as it is counts."""
-    if not isinstance(result, Mapping):
-        return {}
-    return {str(name): count for name, count in result.items() if isinstance(count, int)}
-
-
 def _log_skip(job: Job, tick: int, skipped: Outcome) -> None:
     fields = {"job": job.name, "tick": tick, "reason": skipped.reason, "detail": skipped.detail}
     if skipped.reason in ("held", "overlap", "done"):
@@ -388,7 +280,3 @@ def _log_skip(job: Job, tick: int, skipped: Outcome) -> None:
         log.debug("The %s cron waits: %s.", job.title, skipped.reason, extra=fields)
     else:
         log.warning("Skipping the %s cron: %s.", job.title, skipped.reason, extra=fields)
-
-
-def _capital(title: str) -> str:
-    return title[:1].upper() + title[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from solocron.cron.job import Job
@@ -9,6 +10,7 @@ from solocron.locks.results import Survey, token_tick
 
 ON_TIME_MS = 5_000
 MAX_MISSED = 100
+_MAX_TICKS_PER_CLAIM = 1000
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,21 @@ def decide(job: Job, settled: int, now_ms: float, *, grace_ms: float) -> Decisio
     if not is_missed(job, newest, now_ms):
         return Decision(newest)
     return Decision(None, tuple(job.calendar.between(settled, newest, MAX_MISSED)))
+
+
+def ticks_to_run(job: Job, tick: int, *, settled: int, unfinished: Sequence[int]) -> list[int]:
+    """The ticks to run by whoever may run `tick`, oldest first (UTC epoch ms).
+
+    Before it come those of its catch-up window that are `unfinished` (they began, and their owner
+    went silent) and, with overlap `queue`, all after the newest `settled` one (-1: unknown). A
+    backlog of more than 1,000 leaves its newer end, `tick` included, to the next claim.
+    """
+    oldest = tick - job.catch_up_ms
+    before = {each for each in unfinished if oldest <= each < tick}
+    if job.overlap == "queue" and settled >= 0:
+        since = max(settled, oldest - 1)
+        before.update(job.calendar.between(since, tick - 1, _MAX_TICKS_PER_CLAIM))
+    return [*sorted(before), tick][:_MAX_TICKS_PER_CLAIM]
 
 
 def is_free(survey: Survey) -> bool:
