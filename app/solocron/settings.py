@@ -26,6 +26,8 @@ from solocron.errors import ConfigError
 from solocron.locks.address import as_cluster, check_url
 from solocron.secret_files import SUFFIX, read_secrets
 from solocron.storage.engine import parse_url
+from solocron.stores.columns import parse_columns
+from solocron.stores.table import StoreTable
 from solocron.web.auth import check_secret
 
 _PREFIX = "SOLOCRON_"
@@ -76,6 +78,8 @@ class Settings(BaseSettings):
     store_open_reminder_schedule: str = "*/30 * * * *"
     store_open_reminder_ttl: float = Field(default=300, ge=1, le=_WEEK_S)
     store_open_reminder_ping: SecretStr | None = None
+    stores_table: str = Field(default="stores", max_length=200)
+    stores_columns: str = Field(default="", max_length=2000)
     batch: int = Field(default=500, ge=1, le=5000)
     lease: float = Field(default=30, ge=0.5, le=3600)
     sweep: float = Field(default=5, ge=0.1, le=3600)
@@ -151,6 +155,12 @@ class Settings(BaseSettings):
             check_ping(value.get_secret_value())
         return value
 
+    @field_validator("stores_columns")
+    @classmethod
+    def _are_columns(cls, value: str) -> str:
+        StoreTable("shops", **parse_columns(value))
+        return value
+
     @field_validator("notify_urls", "alert_urls")
     @classmethod
     def _few_and_short(cls, value: SecretStr | None) -> SecretStr | None:
@@ -168,6 +178,12 @@ class Settings(BaseSettings):
     def alert_channel_urls(self) -> list[str]:
         """The Apprise URLs of `alert_urls`."""
         return _urls(self.alert_urls)
+
+    @property
+    def store_table(self) -> StoreTable:
+        """The table that stores are kept in."""
+        schema, _, name = self.stores_table.rpartition(".")
+        return StoreTable(name, schema=schema or None, **parse_columns(self.stores_columns))
 
     @property
     def silent_ms(self) -> int:

@@ -33,7 +33,7 @@ from solocron.demo.verdict import Due, Facts, Record, verdict
 from solocron.storage.engine import Database
 from solocron.storage.outbox import Outbox
 from solocron.storage.tables import job_runs
-from solocron.stores.repository import StoreRepository
+from solocron.stores.table import StoreTable
 
 SCHEDULES = {"store-auto-close": "0 0,6 * * *", "store-open-reminder": "*/30 * * * *"}
 RATE = 750.0
@@ -128,7 +128,7 @@ async def _stage(console: Console) -> AsyncIterator[_Stage]:
 async def _fill(database: Database) -> None:
     await database.migrate()
     async with database.begin() as connection:
-        await StoreRepository(database).put_many(connection, demo_stores(), BEGIN_MS)
+        await StoreTable().on(database).put_many(connection, demo_stores(), BEGIN_MS)
 
 
 def _environment(redis: str, database: str) -> dict[str, str]:
