@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -20,9 +21,9 @@ from solocron.storage.tables import metadata, stores
 TICK = 1_800_000_000_000
 
 
-async def begin(ledger: RunLedger, owner: str, lease_ms: int = 60_000) -> Verdict:
+async def begin(ledger: RunLedger, owner: str, lease_ms: int = 60_000, **more: Any) -> Verdict:
     return await ledger.begin(
-        "job", TICK, owner=owner, now_ms=TICK, lease_ms=lease_ms, max_attempts=3
+        "job", TICK, owner=owner, now_ms=TICK, lease_ms=lease_ms, max_attempts=3, **more
     )
 
 
@@ -52,7 +53,7 @@ async def test_one_of_many_servers_gets_the_tick(database: Database) -> None:
     ledger = RunLedger(database)
     verdicts = await asyncio.gather(*(begin(ledger, f"server-{n}") for n in range(12)))
     assert sorted(each.kind for each in verdicts) == ["held"] * 11 + ["run"]
-    assert await ledger.finish(RunKey("job", TICK, 1), now_ms=TICK, duration_ms=1, result={"n": 1})
+    assert await ledger.finish(RunKey("job", TICK, 1), now_ms=TICK, duration_ms=1, result="1")
     assert (await begin(ledger, "late")).kind == "done"
     assert [row["state"] for row in await ledger.history("job")] == ["succeeded"]
 
@@ -82,7 +83,7 @@ async def test_a_handed_over_run_is_taken_at_once(database: Database) -> None:
     ledger = RunLedger(database)
     await begin(ledger, "leaving")
     await ledger.hand_over(RunKey("job", TICK, 1))
-    assert await ledger.expired(["job"], TICK) == [("job", TICK)]
+    assert await ledger.expired(["job"], TICK) == [("job", TICK, "schedule")]
     assert (await begin(ledger, "next")).attempt == 2
 
 
@@ -118,3 +119,49 @@ async def test_a_cancelled_connect_leaves_no_connection(sqlite_url: str) -> None
             del database, task
             gc.collect()
     assert [str(each.message) for each in caught if each.category is ResourceWarning] == []
+
+
+async def test_a_run_by_hand_keeps_its_parameters_through_a_takeover(database: Database) -> None:
+    ledger = RunLedger(database)
+    asked: dict[str, Any] = {"origin": "manual", "params": '{"day": 1}', "asked_by": "ann@host"}
+    first = await begin(ledger, "silent", lease_ms=0, **asked)
+    taken = await begin(ledger, "survivor", origin="manual", params='{"day": 2}', asked_by="bob")
+    assert (first.params, taken.attempt, taken.params) == ('{"day": 1}', 2, '{"day": 1}')
+    (row,) = await ledger.history()
+    assert (row["asked_by"], row["params"], row["origin"]) == ("ann@host", '{"day": 1}', "manual")
+
+
+async def test_who_wants_a_run_of_its_own_takes_no_other_over(database: Database) -> None:
+    ledger = RunLedger(database)
+    await begin(ledger, "silent", lease_ms=0)
+    assert await begin(ledger, "other", fresh=True) == Verdict("held", 1, "silent")
+
+
+async def test_a_failed_run_is_opened_anew_for_who_asks_for_it(database: Database) -> None:
+    ledger = RunLedger(database)
+    await begin(ledger, "one")
+    key = RunKey("job", TICK, 1)
+    assert await ledger.finish(key, now_ms=TICK, duration_ms=1, error="no", progress='{"done": 1}')
+    assert (await begin(ledger, "two")).kind == "done"
+    wanted = [begin(ledger, f"s{n}", again=True, origin="backfill") for n in range(8)]
+    verdicts = await asyncio.gather(*wanted)
+    assert sorted((each.kind, each.attempt) for each in verdicts) == [("held", 2)] * 7 + [
+        ("run", 2)
+    ]
+    (row,) = await ledger.history()
+    told = (row["state"], row["origin"], row["error"], row["finished_at"], row["progress"])
+    assert told == ("running", "backfill", None, None, '{"done": 1}')
+    assert not await ledger.finish(key, now_ms=TICK, duration_ms=1)
+    assert await ledger.finish(RunKey("job", TICK, 2), now_ms=TICK, duration_ms=1)
+    assert (await begin(ledger, "three", again=True)).kind == "done"
+    assert await ledger.states("job", TICK, TICK) == {TICK: "succeeded"}
+
+
+async def test_a_heartbeat_tells_of_progress_and_forgets_none(database: Database) -> None:
+    ledger = RunLedger(database)
+    await begin(ledger, "one")
+    key = RunKey("job", TICK, 1)
+    assert await ledger.heartbeat(key, 1000, progress='{"done": 3}')
+    assert await ledger.heartbeat(key, 1000)
+    (row,) = await ledger.history()
+    assert row["progress"] == '{"done": 3}'

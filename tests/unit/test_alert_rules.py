@@ -65,6 +65,42 @@ def test_a_condition_is_raised_and_resolved_after_its_time(
     assert watched(name, *seen) == changes
 
 
+# After how many s of it a condition is raised, and after how many without it resolved; of a fact
+# the verdicts that state it and end it.
+CONDITIONS = {
+    "lock-unavailable": (0, 0), "job-overran": (0, 0), "redis-down": (5, 5),
+    "database-down": (5, 5), "clock-skew": (0, 5), "schedules-differ": (60, 5),
+    "worker-silent": (0, 0), "dead-letters": (0, 0),
+}  # fmt: skip
+STATED = {"job-failed": ("failed", "ran"), "tick-missed": ("missed", "ran")}
+
+
+@pytest.mark.parametrize("name", KINDS)  # one that is in neither table fails
+def test_each_alert_is_raised_and_resolved(name: str) -> None:
+    if name in FACTS:
+        rules = Rules(AFTER)
+        told = [
+            [f"{each.what} {each.alert.name}" for each in rules.note(Entry("one", tick, verdict))]
+            for tick, verdict in enumerate(STATED[name])
+        ]
+        assert told == [[f"raised {name}"], [f"resolved {name}"]]
+        return
+    raised_s, resolved_s = CONDITIONS[name]
+    gone_s = raised_s + 10
+    over_s = gone_s + resolved_s
+    seen = [(0, True), (raised_s, True), (gone_s - 1, True), (gone_s, False), (over_s, False)]
+    assert watched(name, *seen, (over_s + 99, False)) == [
+        (raised_s, "raised"),
+        (over_s, "resolved"),
+    ]
+    early = [(0, True), (raised_s - 0.1, True)] if raised_s else []
+    assert watched(name, *early) == []
+
+
+def test_the_tables_hold_no_other_alert() -> None:
+    assert {*CONDITIONS, *STATED} == set(KINDS)
+
+
 @pytest.mark.parametrize(
     ("entries", "changes"),
     [

@@ -174,10 +174,18 @@ class Scheduler:
         since_ms = int(now - max(job.catch_up_ms for job in jobs))
         expired = await self._ledger.expired([job.name for job in jobs], since_ms)
         for job in jobs:
-            silent = [tick for name, tick in expired if name == job.name]
-            due = [tick for tick in silent if not is_missed(job, tick, now)]
-            if due and not self._is_running(job):
-                self._try(job, max(due), "ledger")  # older ones are run before it
+            silent = [
+                each
+                for each in expired
+                if each.job == job.name and not is_missed(job, each.tick, now)
+            ]
+            if not silent or self._is_running(job):
+                continue
+            scheduled = [each.tick for each in silent if each.origin == "schedule"]
+            if scheduled:
+                self._try(job, max(scheduled), "ledger")  # older ones are run before it
+            else:
+                self._try(job, silent[0].tick, "manual")
 
     async def _learn_floors(self, jobs: Sequence[Job]) -> None:
         """For jobs of which Redis knows no settled tick, ask the ledger once where to begin: at
