@@ -44,6 +44,7 @@ from solocron.storage.outbox import Outbox
 from solocron.storage.past import Past
 from solocron.storage.runs import RunLedger
 from solocron.stores.auto_close import AutoClose
+from solocron.stores.notifier import Notifier
 from solocron.stores.open_reminder import OpenReminder
 from solocron.stores.repository import StoreRepository
 from solocron.stores.service import StoreService
@@ -71,6 +72,7 @@ class Parts:
     database: Database
     ledger: RunLedger
     stores: StoreService
+    notifier: Notifier
     locks: LockManager
     runner: Runner
     board: Board
@@ -122,13 +124,15 @@ def build(settings: Settings, clock: Clock, stores: Stores | None = None) -> Par
     )  # fmt: skip
     relay = Relay(outbox, fanout, hub, clock, committed=channels.wake, tracer=tracing)
     service = StoreService(repository, database, channels.ids)
+    runner.notify = notifier = Notifier(service, database, relay, clock)
     retention = Retention(
         History(database), fanout, clock, channels=channels.ids, kept_s=settings.history,
         runs_kept_s=settings.catch_up,
     )  # fmt: skip
     alerts = _alerts(settings, locks, database, runner, board, deliveries, clock)
     return Parts(
-        clock=clock, database=database, ledger=ledger, stores=service, locks=locks,
+        clock=clock, database=database, ledger=ledger, stores=service,
+        notifier=notifier, locks=locks,
         runner=runner, board=board, fanout=fanout, hub=hub, relay=relay, deliveries=deliveries,
         channels=channels, retention=retention, alerts=alerts, pings=Pings(runner),
         **_web(settings, hub, service, relay, clock),

@@ -1,4 +1,4 @@
-"""The counters of the stores: taken once each, in order, and brought along from the release before."""
+"""The counters of the stores: each number is taken once, in order, also after a migration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def before(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Database
     def upgrade(connection: Connection) -> None:
         config: Config = migrate._config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "0006")
+        command.upgrade(config, "0007")
         for statement in _BEFORE:
             connection.execute(text(statement))
 

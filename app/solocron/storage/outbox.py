@@ -208,6 +208,16 @@ class Outbox:
         async with self._database.connect() as connection:
             return [notification(row) for row in await connection.execute(query)]
 
+    async def unpublished_among(self, places: Collection[tuple[str, int]]) -> list[Notification]:
+        """Those of the notifications (store and seq) that are there and that no relay has
+        published, in order of each store."""
+        found: list[Notification] = []
+        async with self._database.connect() as connection:
+            for chunk in _chunks(sorted(places)):
+                spans = [_Span(store_id, seq - 1, seq) for store_id, seq in chunk]
+                found += await _rows(connection, spans, unpublished=True)
+        return found
+
     async def mark_published(self, rows: Sequence[Notification], now_ms: int) -> None:
         """Note that every server watching these stores has been told."""
         async with self._database.begin() as connection:
@@ -217,8 +227,9 @@ class Outbox:
 
 
 async def _rows(
-    connection: AsyncConnection, spans: Sequence[_Span], limit: int | None = None
-) -> list[Notification]:
+    connection: AsyncConnection, spans: Sequence[_Span], limit: int | None = None, *,
+    unpublished: bool = False,
+) -> list[Notification]:  # fmt: skip
     if not spans:
         return []
     wanted = (
@@ -240,6 +251,8 @@ async def _rows(
         .order_by(notifications.c.store_id, notifications.c.seq)
         .limit(limit)
     )
+    if unpublished:
+        query = query.where(notifications.c.published_at.is_(None))
     return [notification(row) for row in await connection.execute(query)]
 
 
