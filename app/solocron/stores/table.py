@@ -70,7 +70,7 @@ class StoreTable:
         check_names(self.name, self.schema, self.columns, self.timezone, self.country)
 
     @property
-    def is_own(self) -> bool:
+    def _is_own(self) -> bool:
         """Whether it is the table that solocron creates."""
         return self == StoreTable()
 
@@ -78,7 +78,7 @@ class StoreTable:
         """The stores in that table of `database`, which is not touched yet."""
         return TableStores(self, database)
 
-    def mapped(self) -> dict[str, str]:
+    def _mapped(self) -> dict[str, str]:
         """The columns by what they are to us."""
         same = (*REQUIRED, "timezone")
         named = {each: self.columns.get(each, each if each in same else None) for each in FIELDS}
@@ -91,11 +91,11 @@ class TableStores:
     def __init__(self, where: StoreTable, database: Database) -> None:
         self._where = where
         self._database = database
-        self._known = own_layout() if where.is_own else None
+        self._known = own_layout() if where._is_own else None
 
     async def check(self) -> None:
         """Look at a host's table. Raises ConfigError; warns of an index that is missing."""
-        if self._where.is_own:
+        if self._where._is_own:
             return
         async with self._database.connect() as connection:
             layout = await self._layout(connection)
@@ -107,7 +107,7 @@ class TableStores:
         if self._known is None:
             where = self._where
             self._known = await connection.run_sync(
-                layout_of, where.name, where.schema, where.mapped(), where.timezone, where.country
+                layout_of, where.name, where.schema, where._mapped(), where.timezone, where.country
             )
         return self._known
 
@@ -219,7 +219,7 @@ class TableStores:
         return postgres_insert(stores) if postgres else sqlite_insert(stores)
 
     def _is_ours(self) -> None:
-        if not self._where.is_own:
+        if not self._where._is_own:
             raise StoresReadOnly(
                 f"stores are kept in the table {shown(self._where.name)}, which is not solocron's: "
                 "create and change them there"
