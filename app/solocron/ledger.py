@@ -15,6 +15,9 @@ from typing import Any, Literal, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+KeptIn = Literal["database", "redis"]
+KEEPERS: Mapping[KeptIn, str] = {"database": "the database", "redis": "Redis"}
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -41,8 +44,8 @@ class Ledger(Protocol):
     """Every method may raise StorageUnavailable. Times in ms, leases by the ledger's own clock."""
 
     @property
-    def kept_in(self) -> Literal["database", "redis"]:
-        """Where: what is away when it gives no answer."""
+    def kept_in(self) -> KeptIn:
+        """What is away when it gives no answer."""
 
     @property
     def is_lost(self) -> bool:

@@ -1,18 +1,21 @@
-"""The run ledger and its fence, on both databases."""
+"""The run ledger, wherever it is kept, and its fence on both databases."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import warnings
+from collections.abc import AsyncIterator
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, insert, select
 
+from conftest import RedisServer
+from ledgers import NONE, ledger_at
 from solocron.errors import ConfigError, StaleAttempt, StorageUnavailable
-from solocron.ledger import RunKey, Verdict
+from solocron.ledger import Ledger, RunKey, Verdict
 from solocron.storage.engine import Database
 from solocron.storage.runs import RunLedger
 from solocron.storage.tables import metadata, stores
@@ -20,7 +23,20 @@ from solocron.storage.tables import metadata, stores
 TICK = 1_800_000_000_000
 
 
-async def begin(ledger: RunLedger, owner: str, lease_ms: int = 60_000) -> Verdict:
+@pytest.fixture(params=["sqlite_url", "postgres_url", NONE])
+def where(request: pytest.FixtureRequest) -> str:
+    """The URL of a database of either kind, or of none."""
+    return NONE if request.param == NONE else str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+async def ledger(where: str, redis_server: RedisServer) -> AsyncIterator[Ledger]:
+    """A ledger of each kind."""
+    async with ledger_at(where, redis_server.url) as ledger:
+        yield ledger
+
+
+async def begin(ledger: Ledger, owner: str, lease_ms: int = 60_000) -> Verdict:
     return await ledger.begin(
         "job", TICK, owner=owner, now_ms=TICK, lease_ms=lease_ms, max_attempts=3
     )
@@ -48,8 +64,7 @@ async def test_workers_that_migrate_together_agree(database_url: str) -> None:
         await each.close()
 
 
-async def test_one_of_many_servers_gets_the_tick(database: Database) -> None:
-    ledger = RunLedger(database)
+async def test_one_of_many_servers_gets_the_tick(ledger: Ledger) -> None:
     verdicts = await asyncio.gather(*(begin(ledger, f"server-{n}") for n in range(12)))
     assert sorted(each.kind for each in verdicts) == ["held"] * 11 + ["run"]
     assert await ledger.finish(RunKey("job", TICK, 1), now_ms=TICK, duration_ms=1, result={"n": 1})
@@ -57,29 +72,83 @@ async def test_one_of_many_servers_gets_the_tick(database: Database) -> None:
     assert [row["state"] for row in await ledger.history("job")] == ["succeeded"]
 
 
-async def test_a_stale_owner_writes_nothing(database: Database) -> None:
-    ledger = RunLedger(database)
+async def test_a_stale_owner_ends_nothing(ledger: Ledger) -> None:
     first = await begin(ledger, "paused", lease_ms=0)
     second = await begin(ledger, "survivor")
+    stale = RunKey("job", TICK, 1)
     assert (first.attempt, second.attempt, second.owner) == (1, 2, "paused")
+    assert not await ledger.finish(stale, now_ms=TICK, duration_ms=1)
+    assert not await ledger.heartbeat(stale, 1000)
+    assert not await ledger.retry(stale, owner="paused", lease_ms=1000, fallback=False)
+    await ledger.hand_over(stale)
+    assert (await begin(ledger, "third")).kind == "held"
+    assert await ledger.finish(RunKey("job", TICK, 2), now_ms=TICK, duration_ms=1, error="e" * 9999)
+    (row,) = await ledger.history("job", tick=TICK)
+    assert (row["attempt"], row["state"], row["owner"]) == (2, "failed", "survivor")
+    assert len(row["error"]) == 2000
+
+
+async def test_what_is_told_twice_is_told_once(ledger: Ledger) -> None:
+    """A reply may be lost, and the question asked again."""
+    await begin(ledger, "w")
+    first, second = RunKey("job", TICK, 1), RunKey("job", TICK, 2)
+    assert await ledger.retry(first, owner="w", lease_ms=60_000, fallback=False)
+    assert not await ledger.retry(first, owner="w", lease_ms=60_000, fallback=False)
+    for _ in range(2):
+        assert await ledger.finish(second, now_ms=TICK + 5, duration_ms=5, result={"n": 1})
+    assert not await ledger.finish(second, now_ms=TICK, duration_ms=1, error="no")
+    (row,) = await ledger.history("job")
+    assert (row["state"], row["finished_at"], row["result"]) == ("succeeded", TICK + 5, '{"n": 1}')
+
+
+async def test_a_run_given_back_at_a_stop_uses_up_no_attempt(ledger: Ledger) -> None:
+    for attempt in range(1, 6):
+        assert (await begin(ledger, "w")).attempt == attempt
+        await ledger.hand_over(RunKey("job", TICK, attempt), stopping=True)
+
+
+async def test_unfinished_ticks_are_named_and_those_too_old_closed(ledger: Ledger) -> None:
+    async def start(tick: int, origin: str = "schedule", lease_ms: int = 0) -> None:
+        await ledger.begin(
+            "job", tick, owner="w", now_ms=tick, lease_ms=lease_ms, max_attempts=3, origin=origin
+        )
+
+    for n in range(4):
+        await start(TICK + n)
+    await start(TICK - 1, lease_ms=60_000)
+    await start(TICK + 2_000, origin="manual")
+    await ledger.finish(RunKey("job", TICK + 2, 1), now_ms=TICK, duration_ms=1)
+    found = await ledger.unfinished("job", since_ms=TICK + 1, before_ms=TICK + 9, now_ms=TICK)
+    assert found == [TICK + 1, TICK + 3]
+    assert sorted(await ledger.expired(["job", "other"], TICK)) == [
+        ("job", TICK + 1), ("job", TICK + 3),
+    ]  # fmt: skip
+    states = {row["tick"] - TICK: row["state"] for row in await ledger.history("job")}
+    assert states == {
+        -1: "running", 0: "failed", 1: "running", 2: "succeeded", 3: "running", 2000: "running",
+    }  # fmt: skip
+    assert await ledger.latest_ticks(["job", "other"]) == {"job": TICK + 3}
+    assert [row["tick"] for row in await ledger.history("job", 2)] == [TICK + 2000, TICK + 3]
+
+
+async def test_a_stale_owner_writes_nothing(database: Database) -> None:
+    ledger = RunLedger(database)
+    await begin(ledger, "paused", lease_ms=0)
+    await begin(ledger, "survivor")
     with pytest.raises(StaleAttempt):
         async with ledger.fenced(RunKey("job", TICK, 1)) as connection:
             await connection.execute(insert(stores).values(id="never"))
-    assert not await ledger.finish(RunKey("job", TICK, 1), now_ms=TICK, duration_ms=1)
-    assert not await ledger.heartbeat(RunKey("job", TICK, 1), 1000)
     async with ledger.fenced(RunKey("job", TICK, 2)) as connection:
         assert (await connection.execute(select(stores))).all() == []
 
 
-async def test_a_run_that_kills_its_owners_is_given_up(database: Database) -> None:
-    ledger = RunLedger(database)
+async def test_a_run_that_kills_its_owners_is_given_up(ledger: Ledger) -> None:
     kinds = [(await begin(ledger, "doomed", lease_ms=0)).kind for _ in range(4)]
     assert kinds == ["run", "run", "run", "done"]
-    assert [row["state"] for row in await ledger.history()] == ["failed"]
+    assert [row["state"] for row in await ledger.history("job")] == ["failed"]
 
 
-async def test_a_handed_over_run_is_taken_at_once(database: Database) -> None:
-    ledger = RunLedger(database)
+async def test_a_handed_over_run_is_taken_at_once(ledger: Ledger) -> None:
     await begin(ledger, "leaving")
     await ledger.hand_over(RunKey("job", TICK, 1))
     assert await ledger.expired(["job"], TICK) == [("job", TICK)]

@@ -149,6 +149,8 @@ class Scheduler:
         for job, survey in seen:
             self._check_schedule(job, survey)
             settled = self._floors.get(job.name) if survey.settled is None else survey.settled
+            if survey.settled is not None:  # should Redis forget it
+                self._floors[job.name] = survey.settled
             if settled is not None and is_free(survey):
                 await self._act(job, settled, now)
         try:

@@ -19,7 +19,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from sqlalchemy import ColumnElement, and_, func, select, update
@@ -28,7 +28,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.errors import StaleAttempt, StorageUnavailable
-from solocron.ledger import RunKey, Verdict
+from solocron.ledger import KeptIn, RunKey, Verdict
 from solocron.storage.engine import POOL_SIZE, POOL_TIMEOUT_S, Database, database_now
 from solocron.storage.tables import job_runs
 
@@ -52,7 +52,7 @@ class RunLedger:
     giving up would make another server do again what is done.
     """
 
-    kept_in: Literal["database", "redis"] = "database"
+    kept_in: KeptIn = "database"
 
     def __init__(self, database: Database) -> None:
         self._database = database
