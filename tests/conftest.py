@@ -15,10 +15,17 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from services import HttpServer, MailServer, http_server, mail_server
 from solocron.storage.engine import Database
+
+
+def pytest_configure() -> None:
+    """How long an example takes depends on what else the machine does: that fails no test."""
+    hypothesis.settings.register_profile("solocron", deadline=None)
+    hypothesis.settings.load_profile("solocron")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -307,7 +307,7 @@ async def test_a_run_is_handed_over_for_good_not_to_its_own_heartbeat(
             task.cancel()
             await asyncio.wait([task])
             assert task.cancelled()
-            assert ("one", tick) in await either.expired(["one"], tick)
+            assert ("one", tick, "schedule") in await either.expired(["one"], tick)
 
 
 @pytest.mark.parametrize("result", [5, True, ["x"], {"closed": "many", "n": 2}])

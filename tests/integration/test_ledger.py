@@ -6,6 +6,7 @@ import asyncio
 import gc
 import warnings
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -36,9 +37,9 @@ async def ledger(where: str, redis_server: RedisServer) -> AsyncIterator[Ledger]
         yield ledger
 
 
-async def begin(ledger: Ledger, owner: str, lease_ms: int = 60_000) -> Verdict:
+async def begin(ledger: Ledger, owner: str, lease_ms: int = 60_000, **more: Any) -> Verdict:
     return await ledger.begin(
-        "job", TICK, owner=owner, now_ms=TICK, lease_ms=lease_ms, max_attempts=3
+        "job", TICK, owner=owner, now_ms=TICK, lease_ms=lease_ms, max_attempts=3, **more
     )
 
 
@@ -67,7 +68,7 @@ async def test_workers_that_migrate_together_agree(database_url: str) -> None:
 async def test_one_of_many_servers_gets_the_tick(ledger: Ledger) -> None:
     verdicts = await asyncio.gather(*(begin(ledger, f"server-{n}") for n in range(12)))
     assert sorted(each.kind for each in verdicts) == ["held"] * 11 + ["run"]
-    assert await ledger.finish(RunKey("job", TICK, 1), now_ms=TICK, duration_ms=1, result={"n": 1})
+    assert await ledger.finish(RunKey("job", TICK, 1), now_ms=TICK, duration_ms=1, result="1")
     assert (await begin(ledger, "late")).kind == "done"
     assert [row["state"] for row in await ledger.history("job")] == ["succeeded"]
 
@@ -95,7 +96,7 @@ async def test_what_is_told_twice_is_told_once(ledger: Ledger) -> None:
     assert await ledger.retry(first, owner="w", lease_ms=60_000, fallback=False)
     assert not await ledger.retry(first, owner="w", lease_ms=60_000, fallback=False)
     for _ in range(2):
-        assert await ledger.finish(second, now_ms=TICK + 5, duration_ms=5, result={"n": 1})
+        assert await ledger.finish(second, now_ms=TICK + 5, duration_ms=5, result='{"n": 1}')
     assert not await ledger.finish(second, now_ms=TICK, duration_ms=1, error="no")
     (row,) = await ledger.history("job")
     assert (row["state"], row["finished_at"], row["result"]) == ("succeeded", TICK + 5, '{"n": 1}')
@@ -121,7 +122,8 @@ async def test_unfinished_ticks_are_named_and_those_too_old_closed(ledger: Ledge
     found = await ledger.unfinished("job", since_ms=TICK + 1, before_ms=TICK + 9, now_ms=TICK)
     assert found == [TICK + 1, TICK + 3]
     assert sorted(await ledger.expired(["job", "other"], TICK)) == [
-        ("job", TICK + 1), ("job", TICK + 3),
+        ("job", TICK + 1, "schedule"), ("job", TICK + 3, "schedule"),
+        ("job", TICK + 2000, "manual"),
     ]  # fmt: skip
     states = {row["tick"] - TICK: row["state"] for row in await ledger.history("job")}
     assert states == {
@@ -151,7 +153,7 @@ async def test_a_run_that_kills_its_owners_is_given_up(ledger: Ledger) -> None:
 async def test_a_handed_over_run_is_taken_at_once(ledger: Ledger) -> None:
     await begin(ledger, "leaving")
     await ledger.hand_over(RunKey("job", TICK, 1))
-    assert await ledger.expired(["job"], TICK) == [("job", TICK)]
+    assert await ledger.expired(["job"], TICK) == [("job", TICK, "schedule")]
     assert (await begin(ledger, "next")).attempt == 2
 
 
@@ -187,3 +189,45 @@ async def test_a_cancelled_connect_leaves_no_connection(sqlite_url: str) -> None
             del database, task
             gc.collect()
     assert [str(each.message) for each in caught if each.category is ResourceWarning] == []
+
+
+async def test_a_run_by_hand_keeps_its_parameters_through_a_takeover(ledger: Ledger) -> None:
+    asked: dict[str, Any] = {"origin": "manual", "params": '{"day": 1}', "asked_by": "ann@host"}
+    first = await begin(ledger, "silent", lease_ms=0, **asked)
+    taken = await begin(ledger, "survivor", origin="manual", params='{"day": 2}', asked_by="bob")
+    assert (first.params, taken.attempt, taken.params) == ('{"day": 1}', 2, '{"day": 1}')
+    (row,) = await ledger.history("job")
+    assert (row["asked_by"], row["params"], row["origin"]) == ("ann@host", '{"day": 1}', "manual")
+
+
+async def test_who_wants_a_run_of_its_own_takes_no_other_over(ledger: Ledger) -> None:
+    await begin(ledger, "silent", lease_ms=0)
+    assert await begin(ledger, "other", fresh=True) == Verdict("held", 1, "silent")
+
+
+async def test_a_failed_run_is_opened_anew_for_who_asks_for_it(ledger: Ledger) -> None:
+    await begin(ledger, "one")
+    key = RunKey("job", TICK, 1)
+    assert await ledger.finish(key, now_ms=TICK, duration_ms=1, error="no", progress='{"done": 1}')
+    assert (await begin(ledger, "two")).kind == "done"
+    wanted = [begin(ledger, f"s{n}", again=True, origin="backfill") for n in range(8)]
+    verdicts = await asyncio.gather(*wanted)
+    assert sorted((each.kind, each.attempt) for each in verdicts) == [("held", 2)] * 7 + [
+        ("run", 2)
+    ]
+    (row,) = await ledger.history("job")
+    told = (row["state"], row["origin"], row["error"], row["finished_at"], row["progress"])
+    assert told == ("running", "backfill", None, None, '{"done": 1}')
+    assert not await ledger.finish(key, now_ms=TICK, duration_ms=1)
+    assert await ledger.finish(RunKey("job", TICK, 2), now_ms=TICK, duration_ms=1)
+    assert (await begin(ledger, "three", again=True)).kind == "done"
+    assert await ledger.states("job", TICK, TICK) == {TICK: "succeeded"}
+
+
+async def test_a_heartbeat_tells_of_progress_and_forgets_none(ledger: Ledger) -> None:
+    await begin(ledger, "one")
+    key = RunKey("job", TICK, 1)
+    assert await ledger.heartbeat(key, 1000, progress='{"done": 3}')
+    assert await ledger.heartbeat(key, 1000)
+    (row,) = await ledger.history("job")
+    assert row["progress"] == '{"done": 3}'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 
 from solocron.clock import Clock
@@ -98,7 +99,7 @@ class Attempts:
         """Write the end of the run."""
         if not await self._ledger.finish(
             run.key, now_ms=int(self._clock.now_ms()), duration_ms=duration_ms,
-            result=counts, error=error,
+            result=json.dumps(dict(counts)) if counts else None, error=error,
         ):  # fmt: skip
             raise LeaseLost(f"attempt {run.attempt} of {run.job} was superseded")
         fields = {"duration_ms": duration_ms, **counts}

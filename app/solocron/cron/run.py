@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.ledger import Ledger, RunKey
 from solocron.locks.lease import Lease
-from solocron.storage.runs import held
+from solocron.storage.patience import held
 
 _TURN_S = 5.0
 

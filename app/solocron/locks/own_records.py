@@ -4,10 +4,10 @@ away. In memory, and gone with the process; pure but for the clock it is given."
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from solocron.clock import Clock
-from solocron.ledger import RunKey, Verdict
+from solocron.ledger import Expired, RunKey, Verdict
 
 Record = dict[str, Any]
 _MOST = 1000
@@ -21,24 +21,31 @@ class OwnRecords:
         self._owner = owner
         self._records: dict[tuple[str, int], Record] = {}
 
-    def begin(self, fresh: Record, *, lease_ms: int, max_attempts: int) -> Verdict:
-        """As `Ledger.begin`; `fresh` is the record of a first attempt."""
-        place, at_ms = (fresh["job"], fresh["tick"]), self._now_ms()
-        run = self._records.get(place)
+    def begin(
+        self, first: Record, *, lease_ms: int, max_attempts: int, fresh: bool, again: bool
+    ) -> Verdict:
+        """As `Ledger.begin`; `first` is the record of a first attempt."""
+        at_ms, run = self._now_ms(), self._records.get((first["job"], first["tick"]))
         if run is None:
-            self._put({**fresh, "lease_until": at_ms + lease_ms})
-            return Verdict("run", 1, self._owner)
+            self._put({**first, "lease_until": at_ms + lease_ms})
+            return self._say("run", first)
         if run["state"] != "running":
-            return Verdict("done", run["attempt"], self._owner)
-        if run["lease_until"] > at_ms:
-            return Verdict("held", run["attempt"], self._owner)
-        if run["attempt"] >= max_attempts and run["lease_until"]:
+            if not again or run["state"] != "failed":
+                return self._say("done", run)
+            run |= {"state": "running", "finished_at": None, "duration_ms": None, "error": None,
+                    "origin": first["origin"], "started_at": first["started_at"]}  # fmt: skip
+        elif fresh or run["lease_until"] > at_ms:
+            return self._say("held", run)
+        elif run["attempt"] >= max_attempts and run["lease_until"] and not again:
             error = f"gave up: {run['attempt']} attempts ended without a word from their owner"
-            run |= {"state": "failed", "finished_at": fresh["started_at"], "error": error}
-            return Verdict("done", run["attempt"], self._owner)
+            run |= {"state": "failed", "finished_at": first["started_at"], "error": error}
+            return self._say("done", run)
         run |= {"attempt": run["attempt"] + 1, "lease_until": at_ms + lease_ms, "fallback": True,
-                "stamp": fresh["stamp"]}  # fmt: skip
-        return Verdict("run", run["attempt"], self._owner)
+                "stamp": first["stamp"]}  # fmt: skip
+        return self._say("run", run)
+
+    def _say(self, kind: Literal["run", "done", "held"], run: Record) -> Verdict:
+        return Verdict(kind, run["attempt"], self._owner, run.get("params"))
 
     def has(self, key: RunKey) -> bool:
         """Whether the run is known here, by this or an earlier attempt, and not yet over."""
@@ -81,32 +88,39 @@ class OwnRecords:
 
     def newest(self, job: str) -> int:
         """The newest scheduled tick known here, or -1."""
-        return max((run["tick"] for run in self._scheduled(job)), default=-1)
+        return max((run["tick"] for run in self._of(job, "schedule")), default=-1)
 
     def unfinished(self, job: str, since_ms: int, before_ms: int) -> list[int]:
         """As `Ledger.unfinished`; nothing is closed."""
         return sorted(
-            run["tick"] for run in self._scheduled(job)
+            run["tick"] for run in self._of(job, "schedule")
             if run["state"] == "running" and since_ms <= run["tick"] < before_ms
         )  # fmt: skip
 
-    def expired(self, job: str, since_ms: int) -> list[int]:
-        """The ticks of running runs whose lease ended."""
-        now_ms = self._now_ms()
+    def expired(self, job: str, since_ms: int) -> list[Expired]:
+        """As `Ledger.expired`, of one job."""
+        at_ms = self._now_ms()
         return [
-            run["tick"] for run in self._scheduled(job)
-            if run["state"] == "running" and run["tick"] >= since_ms
-            and run["lease_until"] <= now_ms
+            Expired(job, run["tick"], run["origin"])
+            for run in self._of(job, "schedule", "manual")
+            if run["state"] == "running" and run["tick"] >= since_ms and run["lease_until"] <= at_ms
         ]  # fmt: skip
+
+    def states(self, job: str, since_ms: int, until_ms: int) -> dict[int, str]:
+        """As `Ledger.states`."""
+        runs = [run for (of, _), run in self._records.items() if of == job]
+        return {
+            run["tick"]: run["state"] for run in sorted(runs, key=lambda run: int(run["tick"]))
+            if since_ms <= run["tick"] <= until_ms
+        }  # fmt: skip
 
     def _now_ms(self) -> float:
         """Leases run by this process's own clock, which is never set."""
         return self._clock.monotonic() * 1000
 
-    def _scheduled(self, job: str) -> Iterable[Record]:
+    def _of(self, job: str, *origins: str) -> Iterable[Record]:
         return (
-            run for run in self._records.values()
-            if run["job"] == job and run["origin"] == "schedule"
+            run for (of, _), run in self._records.items() if of == job and run["origin"] in origins
         )  # fmt: skip
 
     def _put(self, run: Record) -> None:

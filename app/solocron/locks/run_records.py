@@ -17,14 +17,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, NoReturn
 from uuid import uuid4
 
 from solocron.clock import Clock
 from solocron.errors import LockUnavailable, NoDatabase, StorageUnavailable
-from solocron.ledger import KeptIn, RunKey, Verdict
+from solocron.ledger import Expired, KeptIn, RunKey, Verdict
 from solocron.locks import run_scripts
 from solocron.locks.keys import lock_key
 from solocron.locks.manager import LockManager
@@ -38,7 +39,7 @@ _MAX_ERROR = 2000
 _AGAIN_S = 0.5
 _COLUMNS = (
     "job", "tick", "attempt", "state", "owner", "origin", "fallback", "started_at", "finished_at",
-    "duration_ms", "error", "result", "lease_until", "stamp",
+    "duration_ms", "error", "result", "lease_until", "stamp", "params", "asked_by", "progress",
 )  # fmt: skip
 
 
@@ -68,35 +69,44 @@ class RunRecords:
 
     async def begin(
         self, job: str, tick: int, *, owner: str, now_ms: int, lease_ms: int, max_attempts: int,
-        origin: str = "schedule", fallback: bool = False,
+        origin: str = "schedule", fallback: bool = False, params: str | None = None,
+        asked_by: str = "", fresh: bool = False, again: bool = False,
     ) -> Verdict:  # fmt: skip
         """Ask for a tick; a `fallback` run is this process's alone while Redis is away. One that
         Redis granted and then could not begin is noted, to be begun here if Redis stays away."""
-        fresh: Record = {
+        first: Record = {
             "job": job, "tick": tick, "attempt": 1, "state": "running", "owner": owner[:200],
             "origin": origin, "fallback": fallback, "started_at": now_ms, "stamp": uuid4().hex,
         }  # fmt: skip
+        first |= {} if params is None else {"params": params}
+        first |= {"asked_by": asked_by[:200]} if asked_by else {}
         ended = self._ended.get(job)
-        if ended is not None and ended.tick == tick:
+        if ended is not None and ended.tick == tick and not again:
             await self._try_to_hand_in(job)
             return Verdict("done", ended.attempt, owner)
+        own = partial(
+            self._own.begin, first, lease_ms=lease_ms, max_attempts=max_attempts, fresh=fresh,
+            again=again,
+        )  # fmt: skip
         if fallback and self._lost_ms is not None:
-            return self._own.begin(fresh, lease_ms=lease_ms, max_attempts=max_attempts)
+            return own()
         try:
             await self._hand_in(job)
-            kind, attempt, whose = await self._ask(
-                run_scripts.BEGIN, job, tick, json.dumps(fresh), lease_ms, max_attempts,
-                self._keep_ms, MOST_KEPT, now_ms,
+            kind, attempt, whose, given = await self._ask(
+                run_scripts.BEGIN, job, tick, json.dumps(first), lease_ms, max_attempts,
+                self._keep_ms, MOST_KEPT, now_ms, int(fresh), int(again),
             )  # fmt: skip
         except StorageUnavailable:
             if fallback:
-                return self._own.begin(fresh, lease_ms=lease_ms, max_attempts=max_attempts)
+                return own()
             if origin == "schedule":
-                self._own.let_go({**fresh, "attempt": 0}, stopping=True)
+                self._own.let_go({**first, "attempt": 0}, stopping=True)
             raise
         if kind == b"run":
-            self._here[job, tick] = fresh
-        return Verdict(kind.decode(), int(attempt), whose.decode(errors="replace"))
+            self._here[job, tick] = first
+        return Verdict(
+            kind.decode(), int(attempt), whose.decode(errors="replace"), given.decode() or None
+        )
 
     async def retry(self, key: RunKey, *, owner: str, lease_ms: int, fallback: bool) -> bool:
         """Open the next attempt of a failed one; waits for Redis unless this process alone knows
@@ -107,11 +117,11 @@ class RunRecords:
         }  # fmt: skip
         return await self._until_answered(key, changes, lease_ms)
 
-    async def heartbeat(self, key: RunKey, lease_ms: int) -> bool:
+    async def heartbeat(self, key: RunKey, lease_ms: int, *, progress: str | None = None) -> bool:
         """Extend the lease. A run that only this process knew is handed in once Redis is back."""
         if self._own.has(key):
             await self._try_to_hand_in(key.job)
-        return await self._change(key, {}, lease_ms)
+        return await self._change(key, {} if progress is None else {"progress": progress}, lease_ms)
 
     async def hand_over(self, key: RunKey, *, stopping: bool = False) -> None:
         """End the lease now. While Redis is away this process notes it, and may go on itself."""
@@ -120,23 +130,21 @@ class RunRecords:
         try:
             await self._change(key, changes, lease_ms)
         except (StorageUnavailable, asyncio.CancelledError):
-            if run is not None and run["origin"] == "schedule":
+            if run is not None and run["origin"] in ("schedule", "manual"):
                 self._own.let_go({**run, "attempt": key.attempt}, stopping=stopping)
             raise
 
     async def finish(
         self, key: RunKey, *, now_ms: int, duration_ms: int,
-        result: Mapping[str, int] | None = None, error: str | None = None,
+        result: str | None = None, error: str | None = None, progress: str | None = None,
     ) -> bool:  # fmt: skip
         """Write how the run ended, however long that takes: nobody may do again what is done."""
         changes: Record = {
             "state": "failed" if error is not None else "succeeded",
-            "finished_at": now_ms, "duration_ms": duration_ms,
+            "finished_at": now_ms, "duration_ms": duration_ms, "result": result,
+            "error": error and error[:_MAX_ERROR], "progress": progress,
         }  # fmt: skip
-        if result:
-            changes["result"] = json.dumps(dict(result))
-        if error is not None:
-            changes["error"] = error[:_MAX_ERROR]
+        changes = {name: value for name, value in changes.items() if value is not None}
         current = await self._until_answered(key, changes, -1)
         if current:
             self._here.pop((key.job, key.tick), None)
@@ -159,7 +167,7 @@ class RunRecords:
             try:
                 return await self._change(key, changes, lease_ms)
             except StorageUnavailable as error:
-                log.log(level, "%s tick %d waits for Redis: %s", key.job, key.tick, error)
+                log.log(level, "%s waits for Redis: %s", key, error)
                 level = logging.DEBUG
                 await asyncio.sleep(_AGAIN_S)
 
@@ -227,14 +235,27 @@ class RunRecords:
         args = (since_ms, before_ms, now_ms, self._keep_ms)
         return [int(tick) for tick in await self._ask(run_scripts.UNFINISHED, job, *args)]
 
-    async def expired(self, jobs: Iterable[str], since_ms: int) -> list[tuple[str, int]]:
-        """(job, tick) of running runs whose lease ended."""
+    async def expired(self, jobs: Iterable[str], since_ms: int) -> list[Expired]:
+        """The running runs whose lease ended, but for backfills."""
         names = list(jobs)
         if self._lost_ms is not None:
-            return [(job, tick) for job in names for tick in self._own.expired(job, since_ms)]
+            return [each for job in names for each in self._own.expired(job, since_ms)]
         asked = (self._ask(run_scripts.EXPIRED, job, since_ms) for job in names)
         found = zip(names, await asyncio.gather(*asked), strict=True)
-        return [(job, int(tick)) for job, ticks in found for tick in ticks]
+        return [
+            Expired(job, int(tick), origin.decode())
+            for job, flat in found
+            for tick, origin in zip(flat[::2], flat[1::2], strict=True)
+        ]
+
+    async def states(self, job: str, since_ms: int, until_ms: int) -> dict[int, str]:
+        """The state of each run with a tick in [since_ms, until_ms], oldest first."""
+        if self._lost_ms is not None:
+            return self._own.states(job, since_ms, until_ms)
+        flat = await self._ask(run_scripts.STATES, job, since_ms, until_ms, MOST_KEPT)
+        return {
+            int(tick): state.decode() for tick, state in zip(flat[::2], flat[1::2], strict=True)
+        }
 
     async def history(
         self, job: str, limit: int = 50, *, tick: int | None = None, before: int | None = None

@@ -30,40 +30,50 @@ local function close(tick, run, at, error, keep)
 end
 """
 
-# ARGV tick fresh (a record of attempt 1, whose owner, fallback and stamp a later attempt has too)
-# lease_ms max_attempts keep_ms most now_ms. Answers with the verdict, its attempt and the owner.
+# ARGV tick record (of a first attempt: its owner, fallback and stamp are a later one's, too)
+# lease_ms max_attempts keep_ms most now_ms fresh again. Answers with the verdict, its attempt, its
+# owner and the run's params.
 BEGIN = (
     _LIBRARY
     + """
-local tick, fresh, keep = ARGV[1], cjson.decode(ARGV[2]), ARGV[5]
+local tick, first, keep = ARGV[1], cjson.decode(ARGV[2]), ARGV[5]
+local fresh, again = ARGV[8] == '1', ARGV[9] == '1'
 local run = read(tick)
 if not run then
-  fresh.lease_until = now + ARGV[3]
-  write(tick, fresh, keep)
+  first.lease_until = now + ARGV[3]
+  write(tick, first, keep)
   local old = redis.call('ZRANGE', KEYS[1], 0, -1 - ARGV[6])
   for _, each in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', tick - keep, 'BYSCORE')) do
-    if each ~= tick then old[#old + 1] = each end
+    old[#old + 1] = each
   end
   for _, each in ipairs(old) do
-    redis.call('ZREM', KEYS[1], each)
-    redis.call('ZREM', KEYS[3], each)
-    redis.call('HDEL', KEYS[2], each)
+    if each ~= tick then
+      redis.call('ZREM', KEYS[1], each)
+      redis.call('ZREM', KEYS[3], each)
+      redis.call('HDEL', KEYS[2], each)
+    end
   end
-  return {'run', 1, fresh.owner}
+  return {'run', 1, first.owner, first.params or ''}
 end
-local before = run.owner
-if run.state ~= 'running' then return {'done', run.attempt, before} end
-if run.stamp == fresh.stamp then return {'run', run.attempt, before} end -- the reply was lost
-if run.lease_until > now then return {'held', run.attempt, before} end
-if run.attempt >= tonumber(ARGV[4]) and run.lease_until ~= 0 then
+local function say(kind) return {kind, run.attempt, run.owner, run.params or ''} end
+if run.state ~= 'running' then
+  if not again or run.state ~= 'failed' then return say('done') end
+  run.state, run.finished_at, run.duration_ms, run.error = 'running', nil, nil, nil
+  run.origin, run.started_at = first.origin, first.started_at
+elseif run.stamp == first.stamp then
+  return say('run') -- this very question, whose reply was lost
+elseif fresh or run.lease_until > now then
+  return say('held')
+elseif run.attempt >= tonumber(ARGV[4]) and run.lease_until ~= 0 and not again then
   local error = 'gave up: %d attempts ended without a word from their owner'
   close(tick, run, ARGV[7], string.format(error, run.attempt), keep)
-  return {'done', run.attempt, before}
+  return say('done')
 end
+local before = run.owner
 run.attempt, run.lease_until = run.attempt + 1, now + ARGV[3]
-run.owner, run.fallback, run.stamp = fresh.owner, fresh.fallback, fresh.stamp
+run.owner, run.fallback, run.stamp = first.owner, first.fallback, first.stamp
 write(tick, run, keep)
-return {'run', run.attempt, before}
+return {'run', run.attempt, before, run.params or ''}
 """
 )
 
@@ -121,14 +131,17 @@ return found
 """
 )
 
-# ARGV since. The scheduled ticks from then on that run and whose lease ended.
+# ARGV since. The ticks from then on that run, whose lease ended and which are no backfill, each
+# followed by its origin.
 EXPIRED = (
     _LIBRARY
     + """
 local found = {}
 for _, tick in ipairs(redis.call('ZRANGE', KEYS[3], ARGV[1], '+inf', 'BYSCORE')) do
   local run = read(tick)
-  if run and run.origin == 'schedule' and run.lease_until <= now then found[#found + 1] = tick end
+  if run and run.lease_until <= now and (run.origin == 'schedule' or run.origin == 'manual') then
+    found[#found + 1], found[#found + 2] = tick, run.origin
+  end
 end
 return found
 """
@@ -143,6 +156,21 @@ for _, tick in ipairs(redis.call('ZRANGE', KEYS[1], '+inf', '-inf', 'BYSCORE', '
   if run and run.origin == 'schedule' then return tick end
 end
 return false
+"""
+)
+
+# ARGV since until most. The ticks in between, oldest first, each followed by its state.
+STATES = (
+    _LIBRARY
+    + """
+local found = {}
+local ticks = redis.call(
+  'ZRANGE', KEYS[1], ARGV[1], ARGV[2], 'BYSCORE', 'LIMIT', 0, ARGV[3])
+for _, tick in ipairs(ticks) do
+  local run = read(tick)
+  if run then found[#found + 1], found[#found + 2] = tick, run.state end
+end
+return found
 """
 )
 

@@ -77,6 +77,7 @@ notifications = Table(
 # One row: the newest number of the feed.
 feed = Table("feed", metadata, Column("position", BigInteger, nullable=False))
 
+# `result`, `params` and `progress` are JSON; `asked_by` is who began a run by hand.
 job_runs = Table(
     "job_runs",
     metadata,
@@ -94,6 +95,9 @@ job_runs = Table(
     Column("error", Text),
     Column("result", Text),
     Column("stamp", String(32)),
+    Column("params", Text),
+    Column("asked_by", String(200)),
+    Column("progress", Text),
 )
 
 # `due_at` is when a delivery may be taken (again): a claim's end, the next try, none when done.

@@ -19,9 +19,9 @@ import jwt
 from solocron.clock import Clock
 from solocron.errors import ConfigError, SolocronError
 from solocron.storage.feed import EVERY
+from solocron.web.scopes import SCOPES
 
 AUDIENCE = "solocron"
-SCOPES = ("notifications:read", "stores:write", "jobs:run", "metrics:read", "admin")
 MIN_SECRET = 32
 MAX_TOKEN = 64 * 1024
 _MAX_STORES = 10_000
