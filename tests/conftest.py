@@ -86,7 +86,7 @@ class RedisServer:
     def start(self) -> None:
         command = [self._binary or redis_binary(), *self._options, "--port", str(self.port)]
         if "--sentinel" not in self._options:
-            command += ["--save", "", "--appendonly", "no"]
+            command[1:1] = ["--save", "", "--appendonly", "no"]  # unless the options say more
         self._process = subprocess.Popen(
             [*command, "--dir", str(self._folder)], stdout=subprocess.DEVNULL
         )

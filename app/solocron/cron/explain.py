@@ -60,6 +60,11 @@ class Facts:
         """The server that the ledger calls `name`, if it is on the board."""
         return next((each for each in self.workers if each.worker.startswith(f"{name}:")), None)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the tick has come and, if nobody ran it, may still be run."""
+        return 0 <= self.now_ms - self.tick <= self.job.catch_up_ms
+
     def is_silent(self, worker: Presence) -> bool:
         """Whether a server has given no sign of life for too long."""
         return is_silent(worker, self.now_ms, self.silent_ms)
@@ -111,7 +116,7 @@ def explain(facts: Facts) -> dict[str, Any]:
     state, (text, remedy) = _conclusion(facts, is_tick)
     names = sorted({*facts.verdicts, *(each.worker for each in facts.workers)})
     return {
-        "job": job.name, "tick": tick, "local_time": calendar.local(tick).isoformat(),
+        "job": job.name, "tick": tick, "local_time": _iso(calendar.local(tick)),
         "schedule": calendar.expression, "zone": calendar.zone, "is_tick": is_tick,
         "previous_tick": calendar.latest_at(tick - 1), "next_tick": calendar.next_after(tick),
         "state": state, "text": text, "remedy": _filled(remedy, job),
@@ -182,9 +187,9 @@ def _by_ledger(facts: Facts, run: Mapping[str, Any]) -> tuple[State, Words]:
 
 def _not_run(facts: Facts) -> tuple[State, Words]:
     """Why the ledger knows no run of a tick that has come."""
-    job, age_ms = facts.job, facts.now_ms - facts.tick
+    age_ms = facts.now_ms - facts.tick
     said = {entry.verdict for entry in facts.verdicts.values()}
-    open_still = age_ms <= job.catch_up_ms
+    open_still = facts.is_open
     if age_ms > facts.kept_ms and not said:
         return "unknown", ("the ledger keeps its runs no longer (SOLOCRON_HISTORY)", "")
     if facts.survey is not None and facts.survey.paused and open_still:
@@ -277,8 +282,14 @@ def _lock(survey: Survey | None) -> dict[str, Any] | None:
 
 
 def _pause(facts: Facts) -> dict[str, Any] | None:
+    """The pause that holds now, if it is about this tick: it covers it, or keeps it from being run
+    late."""
     pause = facts.survey.pause if facts.survey else None
     if pause is None:
+        return None
+    covers = bool(pause.at_ms) and pause.at_ms <= facts.tick < pause.until_ms(facts.now_ms)
+    to_come = facts.now_ms < facts.tick < pause.until_ms(facts.now_ms)
+    if not (covers or to_come or (facts.run is None and facts.is_open)):
         return None
     return {
         "until": pause.until_ms(facts.now_ms),
@@ -360,7 +371,12 @@ def _filled(remedy: str, job: Job) -> str:
 
 
 def _moment(ms: float | None) -> str:
-    return "never" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat()
+    return "never" if ms is None else _iso(datetime.fromtimestamp(int(ms) / 1000, UTC))
+
+
+def _iso(moment: datetime) -> str:
+    """To the second, as all else that people read."""
+    return moment.isoformat(timespec="seconds")
 
 
 def _span(ms: float) -> str:
