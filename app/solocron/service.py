@@ -49,6 +49,7 @@ class Solocron:
         """`stores` says where stores are kept, if not where the settings do: in a table of one's
         own, or wherever a repository of one's own has them."""
         self.settings = settings
+        self.stores = stores
         self.parts = build(settings, clock or SystemClock(), stores)
         self._jobs = Registry(zone=settings.timezone, policies=policies(settings))
         self._scheduler: Scheduler | None = None
