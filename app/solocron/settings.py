@@ -86,6 +86,7 @@ class Settings(BaseSettings):
     alert_after: float = Field(default=5, ge=0.1, le=3600)
     history: float = Field(default=_WEEK_S, ge=3600, le=_CENTURY_S)
     max_skew: float = Field(default=60, ge=1, le=3600)
+    reserve: float = Field(default=0, ge=0, le=600)
     grace: float = Field(default=20, ge=0, le=3600)
     on_redis_down: Literal["run", "skip"] = "run"
     log_format: Literal["text", "json"] = "text"
