@@ -15,10 +15,17 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from services import HttpServer, MailServer, http_server, mail_server
 from solocron.storage.engine import Database
+
+
+def pytest_configure() -> None:
+    """How long an example takes depends on what else the machine does: that fails no test."""
+    hypothesis.settings.register_profile("solocron", deadline=None)
+    hypothesis.settings.load_profile("solocron")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,7 +86,7 @@ class RedisServer:
     def start(self) -> None:
         command = [self._binary or redis_binary(), *self._options, "--port", str(self.port)]
         if "--sentinel" not in self._options:
-            command += ["--save", "", "--appendonly", "no"]
+            command[1:1] = ["--save", "", "--appendonly", "no"]  # unless the options say more
         self._process = subprocess.Popen(
             [*command, "--dir", str(self._folder)], stdout=subprocess.DEVNULL
         )

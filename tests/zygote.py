@@ -28,7 +28,8 @@ from typing import Any
 
 _PRELOADED = (
     "alembic.command", "asyncpg", "aiosqlite", "sqlalchemy.dialects.postgresql.asyncpg",
-    "sqlalchemy.dialects.sqlite.aiosqlite", "solocron.cli", "solocron.serving",
+    "sqlalchemy.dialects.sqlite.aiosqlite", "uvloop", "rich.progress", "rich.table", "solocron.cli",
+    "solocron.cli.examining", "solocron.serving", "solocron.stores.importing",
 )  # fmt: skip
 _INT = struct.Struct("i")
 PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL

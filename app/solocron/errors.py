@@ -11,6 +11,10 @@ class ConfigError(SolocronError, ValueError):
     """A setting, job or argument is wrong. The message names it, its value and the remedy."""
 
 
+class NoDatabase(ConfigError):
+    """What was asked for needs a database, and DATABASE_URL is none."""
+
+
 class UnknownJob(ConfigError):
     """There is no job of that name."""
 

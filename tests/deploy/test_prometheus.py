@@ -102,7 +102,9 @@ def test_an_alert_that_never_fires_or_never_ends_would_be_found(name: str, tmp_p
     """The file above expects each to fire, and to end."""
     (tmp_path / "rules_test.yml").write_text((FOLDER / "rules_test.yml").read_text())
     command = [promtool(), "test", "rules", str(tmp_path / "rules_test.yml")]
-    for expression in ("vector(0) > 1", f"({ALERTS[name]['expr']}) or vector(1)"):
+    expr = ALERTS[name]["expr"]
+    goes_on = f"last_over_time(({expr})[1d:1m])"  # once it has fired
+    for expression in ("vector(0) > 1", f"({expr}) or vector(1)", goes_on):
         rules = json.loads(json.dumps(RULES))
         for group in rules["groups"]:
             for each in group["rules"]:

@@ -15,8 +15,9 @@ import pytest
 from sqlalchemy import text
 
 from solocron.errors import LeaseLost, StorageUnavailable
+from solocron.ledger import RunKey
 from solocron.storage.engine import Database
-from solocron.storage.runs import RunKey, RunLedger
+from solocron.storage.runs import RunLedger
 
 TICK = 1_800_000_000_000
 IDLE_MS = 1000
@@ -125,7 +126,7 @@ async def test_a_database_that_goes_and_returns_is_said_to_once_each(
     nowhere = Database("postgresql://nobody:hush@127.0.0.1:1/none")
     for _ in range(3):
         with pytest.raises(StorageUnavailable):
-            await RunLedger(nowhere).latest_ticks()
+            await RunLedger(nowhere).latest_ticks(["one"])
     said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Database")]
     assert len(said) == 1 and said[0].startswith("Database lost: ") and "hush" not in said[0]
     await nowhere.close()

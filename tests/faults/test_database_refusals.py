@@ -14,8 +14,8 @@ from run_world import World, world_at, write
 from solocron.clock import SystemClock
 from solocron.cron.outcome import Outcome
 from solocron.cron.run import Run
+from solocron.ledger import RunKey
 from solocron.locks.manager import LockManager
-from solocron.storage.runs import RunKey
 
 TICK = 1_800_000_000_000
 

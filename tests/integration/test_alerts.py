@@ -9,21 +9,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import update
 
 from conftest import RedisServer
-from mailing import tell
 from proxy import Proxy
 from services import HttpServer, http_server
-from solocron.clock import SystemClock
+from solocron.clock import Clock, SystemClock
 from solocron.cron.job import Body, Job
 from solocron.cron.journal import Entry
 from solocron.cron.run import Run
 from solocron.cron.ticks import Calendar
 from solocron.service import Solocron
 from solocron.settings import load
-from solocron.storage.engine import Database
-from solocron.storage.tables import deliveries
 from workers import NEVER, until
 
 QUIET_S = 1.0  # for what must not come
@@ -76,6 +72,15 @@ class Fleet:
     def raised(self, worker: int) -> list[str]:
         return [each.name for each in self.workers[worker].parts.alerts.current()]
 
+    async def knows_of(self, workers: int) -> bool:
+        """Whether so many are on the board."""
+        return len(await self.workers[0].parts.board.workers()) == workers
+
+    async def is_calm(self) -> bool:
+        """Whether no worker knows of an alert."""
+        alerts = [each.parts.alerts for each in self.workers]
+        return not any([each.current() or await each.fleet() for each in alerts])
+
 
 @pytest.fixture
 def calm(environment: pytest.MonkeyPatch, http: HttpServer) -> pytest.MonkeyPatch:
@@ -90,9 +95,9 @@ def calm(environment: pytest.MonkeyPatch, http: HttpServer) -> pytest.MonkeyPatc
 
 
 @asynccontextmanager
-async def fleet(http: HttpServer, *jobs: Job) -> AsyncIterator[Fleet]:
+async def fleet(http: HttpServer, *jobs: Job, clock: Clock | None = None) -> AsyncIterator[Fleet]:
     """A worker for each job, or two without one, that are up."""
-    workers = [Solocron(load()) for _ in jobs or (1, 2)]
+    workers = [Solocron(load(), clock=clock) for _ in jobs or (1, 2)]
     for cron, each in zip(workers, jobs, strict=False):
         cron.add(each)
     await workers[0].parts.database.migrate()
@@ -122,53 +127,12 @@ async def test_a_failed_job_is_told_once_and_its_success_elsewhere_once(
             assert (alert.name, alert.job, alert.severity) == ("job-failed", "one", "critical")
         await here.run(1, now + 2)
         await here.hears("alarm job-failed one", "resolved job-failed one")
-        await until(lambda: _no_alert(here))
+        await until(here.is_calm)
         await here.silent("alarm job-failed one", "resolved job-failed one")
     said = Counter(
         r.getMessage().split(":")[0] for r in caplog.records if r.name.endswith("alerts")
     )
     assert said == {"ALARM": 1, "RESOLVED": 1}
-
-
-async def _no_alert(here: Fleet) -> bool:
-    fleets = [await each.parts.alerts.fleet() for each in here.workers]
-    return not any(fleets) and not here.raised(0) and not here.raised(1)
-
-
-async def test_redis_is_killed(
-    calm: pytest.MonkeyPatch, http: HttpServer, own_redis: RedisServer
-) -> None:
-    calm.setenv("REDIS_URL", own_redis.url)
-    async with fleet(http) as here:
-        own_redis.stop()
-        await here.hears("alarm redis-down -")
-        await until(lambda: _raised_by(here, ["redis-down"]))
-        await here.silent("alarm redis-down -")
-        own_redis.start()
-        await here.hears("alarm redis-down -", "resolved redis-down -")
-        await here.silent("alarm redis-down -", "resolved redis-down -")
-
-
-async def _raised_by(here: Fleet, names: list[str]) -> bool:
-    return all(here.raised(n) == names for n in range(len(here.workers)))
-
-
-async def test_the_database_is_down(
-    calm: pytest.MonkeyPatch, http: HttpServer, postgres_url: str
-) -> None:
-    async with Proxy.to_postgres(postgres_url) as proxy:
-        calm.setenv("DATABASE_URL", proxy.postgres_url(postgres_url))
-        async with fleet(http) as here:
-            await proxy.down()
-            await here.hears("alarm database-down -")
-            await until(lambda: _raised_by(here, ["database-down"]))
-            await here.silent("alarm database-down -")
-            assert [each.name for each in await here.workers[1].parts.alerts.fleet()] == [
-                "database-down"
-            ]
-            await proxy.up()
-            await here.hears("alarm database-down -", "resolved database-down -")
-            await here.silent("alarm database-down -", "resolved database-down -")
 
 
 async def test_with_both_down_each_worker_tells_and_the_end_is_told_once(
@@ -210,44 +174,6 @@ async def test_a_worker_that_dies_leaves_no_condition_raised(
             return not await here.workers[1].parts.alerts.fleet()
 
         await until(none_stands)
-
-
-async def test_a_missed_tick_is_told_once_though_both_say_so(
-    calm: pytest.MonkeyPatch, http: HttpServer
-) -> None:
-    async with fleet(http, job(), job()) as here:
-        now = int(SystemClock().now_ms())
-        for cron in here.workers:
-            cron.parts.runner.say_missed(cron.jobs["one"], [now - 60_000])
-        await here.hears("alarm tick-missed one")
-        await here.run(1, now)
-        await here.hears("alarm tick-missed one", "resolved tick-missed one")
-        await until(lambda: _no_alert(here))
-        await here.silent("alarm tick-missed one", "resolved tick-missed one")
-
-
-async def test_schedules_that_differ(calm: pytest.MonkeyPatch, http: HttpServer) -> None:
-    calm.setenv("SOLOCRON_ALERT_AFTER", "0.1")
-    async with fleet(http, job(), job(schedule="0 0 2 1 *")) as here:
-        await here.hears("alarm schedules-differ one")
-        await here.workers[1].stop()
-        await here.hears("alarm schedules-differ one", "resolved schedules-differ one")
-
-
-async def test_dead_letters_until_none_is_left(
-    calm: pytest.MonkeyPatch, http: HttpServer, sqlite_url: str
-) -> None:
-    urls = ["sms=json://127.0.0.1:1/none"]
-    calm.setenv("SOLOCRON_NOTIFY_URLS", urls[0])
-    calm.setenv("SOLOCRON_NOTIFY_ATTEMPTS", "1")
-    database = Database(sqlite_url)
-    async with fleet(http) as here:
-        await tell(database, urls, "a")
-        await here.hears("alarm dead-letters -")
-        async with database.begin() as connection:
-            await connection.execute(update(deliveries).values(state="skipped"))
-        await here.hears("alarm dead-letters -", "resolved dead-letters -")
-    await database.close()
 
 
 async def test_what_cannot_be_sent_is_sent_later_and_a_hung_channel_keeps_nobody(

@@ -15,9 +15,10 @@ from solocron.cron.run import Run
 from solocron.cron.runner import Runner
 from solocron.cron.ticks import Calendar
 from solocron.errors import LeaseLost
+from solocron.ledger import RunKey
 from solocron.locks.manager import LockManager
 from solocron.storage.engine import Database
-from solocron.storage.runs import RunKey, RunLedger
+from solocron.storage.runs import RunLedger
 
 HOUR_S = 3600.0
 

@@ -65,6 +65,42 @@ def test_a_condition_is_raised_and_resolved_after_its_time(
     assert watched(name, *seen) == changes
 
 
+# After how many s of it a condition is raised, and after how many without it resolved; of a fact
+# the verdicts that state it and end it.
+CONDITIONS = {
+    "lock-unavailable": (0, 0), "job-overran": (0, 0), "redis-down": (5, 5),
+    "database-down": (5, 5), "clock-skew": (0, 5), "schedules-differ": (60, 5),
+    "worker-silent": (0, 0), "dead-letters": (0, 0),
+}  # fmt: skip
+STATED = {"job-failed": ("failed", "ran"), "tick-missed": ("missed", "ran")}
+
+
+@pytest.mark.parametrize("name", KINDS)  # one that is in neither table fails
+def test_each_alert_is_raised_and_resolved(name: str) -> None:
+    if name in FACTS:
+        rules = Rules(AFTER)
+        told = [
+            [f"{each.what} {each.alert.name}" for each in rules.note(Entry("one", tick, verdict))]
+            for tick, verdict in enumerate(STATED[name])
+        ]
+        assert told == [[f"raised {name}"], [f"resolved {name}"]]
+        return
+    raised_s, resolved_s = CONDITIONS[name]
+    gone_s = raised_s + 10
+    over_s = gone_s + resolved_s
+    seen = [(0, True), (raised_s, True), (gone_s - 1, True), (gone_s, False), (over_s, False)]
+    assert watched(name, *seen, (over_s + 99, False)) == [
+        (raised_s, "raised"),
+        (over_s, "resolved"),
+    ]
+    early = [(0, True), (raised_s - 0.1, True)] if raised_s else []
+    assert watched(name, *early) == []
+
+
+def test_the_tables_hold_no_other_alert() -> None:
+    assert {*CONDITIONS, *STATED} == set(KINDS)
+
+
 @pytest.mark.parametrize(
     ("entries", "changes"),
     [
@@ -158,18 +194,28 @@ def test_a_run_overruns_what_is_expected_of_it_or_its_ttl() -> None:
 
 
 def test_schedules_differ_of_workers_that_live() -> None:
-    def seen(worker: str, seen_ms: int, **schedules: str) -> Presence:
+    def seen(worker: str, **schedules: str) -> Presence:
         return Presence(
-            worker=worker, host="h", pid=1, version="0", started_ms=0, seen_ms=seen_ms,
+            worker=worker, host="h", pid=1, version="0", started_ms=0, seen_ms=1,
             schedules=schedules,
         )  # fmt: skip
 
-    workers = [
-        seen("me", 100, a="1", b="1", c="1"), seen("same", 100, a="1", other="2"),
-        seen("else", 100, b="2"), seen("gone", 10, c="2"),
-    ]  # fmt: skip
-    assert set(differences("me", workers, 50)) == {("schedules-differ", "b")}
-    assert differences("unknown", workers, 50) == {}
+    workers = [seen("w1", a="1", b="1"), seen("w2", a="1", other="2"), seen("w3", b="2")]
+    ((id_, text),) = differences(workers).items()
+    assert id_ == ("schedules-differ", "b")
+    assert text.startswith("job b has more than one schedule: '1' on w1; '2' on w3: give")
+    assert differences(workers[:2]) == {} == differences([])
+    many = [seen(f"w{n}", b=str(n % 2)) for n in range(9)]
+    assert "'1' on w1, w3, w5 and 1 more: give" in differences(many)["schedules-differ", "b"]
+    apart = [seen(f"{n}" * 300, b=f"{n}" * 300) for n in range(9)]
+    assert len(differences(apart)["schedules-differ", "b"]) < 1000
+
+
+def test_schedules_may_differ_for_as_long_as_a_server_may_be_silent() -> None:
+    rules, place = Rules(AFTER, 70), ("schedules-differ", "one")
+    assert rules.observe(0, 0, {place: "two"}) == rules.observe(69, 0, {place: "three"}) == []
+    (change,) = rules.observe(70, 0, {place: "four"})
+    assert change.text == "four"  # as it is when it is told
 
 
 def told(worker: str, seen_ms: int, started_ms: int = 0, skew_ms: int = 0) -> Presence:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,12 +16,13 @@ from solocron.cli.console import (
     run_to_end,
     service,
 )
-from solocron.cron.outcome import Outcome
 from solocron.errors import ConfigError
 from solocron.locks.keys import check_key
-from solocron.serving import serve_until_signalled
-from solocron.stores.model import is_store_id
-from solocron.web.auth import SCOPES
+from solocron.version import __version__
+from solocron.web.scopes import SCOPES
+
+if TYPE_CHECKING:
+    from solocron.cron.outcome import Outcome
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None,
@@ -39,6 +40,24 @@ _SKIPPED = {
 }
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"solocron {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def every_command(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """What comes before a command."""
+
+
 @app.command()
 def serve() -> None:
     """Run the jobs and the WebSocket server until SIGTERM or SIGINT (Ctrl-C).
@@ -46,6 +65,8 @@ def serve() -> None:
     On the first signal no new tick begins, running jobs finish within SOLOCRON_GRACE seconds or
     are handed over, and sockets are closed with 1001. A second signal stops at once.
     """
+    from solocron.serving import serve_until_signalled
+
     run_to_end(serve_until_signalled(service(working=True)))
 
 
@@ -204,6 +225,8 @@ def token(
 
     Clients send it as `Authorization: Bearer <token>`; it cannot be taken back before it expires.
     """
+    from solocron.stores.model import is_store_id
+
     cron = service()
     named = [each.strip() for each in stores.split(",") if each.strip()]
     bad = [each for each in named if not is_store_id(each)]
@@ -224,8 +247,19 @@ def demo(
     once: Annotated[
         bool, typer.Option("--once", help="A bounded show; exit code 0 if every tick ran once.")
     ] = False,
-) -> None:
-    """Three workers, a real Redis, a few hundred stores and a fast clock, until Ctrl-C."""
+    real_time: Annotated[
+        bool,
+        typer.Option("--real-time", help="This machine's clock, and jobs every few seconds: to "
+                     "look at it by `explain`, `doctor` and the like from another terminal."),
+    ] = False,
+    failing_job: Annotated[
+        bool, typer.Option("--failing-job", help="One more job, which fails until it is mended.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Three workers, a real Redis, a few hundred stores and a fast clock, until Ctrl-C.
+
+    It says what to kill, and how to look at it.
+    """
     from solocron.demo.show import show
 
-    raise typer.Exit(run_to_end(show(once=once)))
+    raise typer.Exit(run_to_end(show(once=once, real_time=real_time, failing_job=failing_job)))

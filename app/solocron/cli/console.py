@@ -1,4 +1,7 @@
-"""What the commands have in common: how they run, print, ask and complain."""
+"""What the commands have in common: how they run, print, ask and complain.
+
+A command imports what it works with when it is run, so that `--help` does not wait for all of it.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,14 @@ import signal
 import sys
 from collections.abc import Coroutine
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-import uvloop
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from solocron import logs
-from solocron.service import Solocron
-from solocron.settings import load
+
+if TYPE_CHECKING:
+    from solocron.service import Solocron
 
 _T = TypeVar("_T")
 
@@ -36,6 +36,8 @@ def complain(error: object) -> None:
 def run_to_end(work: Coroutine[Any, Any, _T]) -> _T:
     """Run `work`; SIGTERM cancels it as Ctrl-C does, so that it can give back what it holds."""
 
+    import uvloop
+
     async def cancellable() -> _T:
         task = asyncio.current_task()
         assert task is not None
@@ -49,6 +51,9 @@ def run_to_end(work: Coroutine[Any, Any, _T]) -> _T:
 def service(*, working: bool = False) -> Solocron:
     """The service. Commands that only look say what is wrong themselves: unless debugging, they
     log errors only."""
+    from solocron.service import Solocron
+    from solocron.settings import load
+
     settings = load()
     looking = not working and settings.log_level != "debug"
     logs.configure(settings.log_format, "error" if looking else settings.log_level)
@@ -61,6 +66,9 @@ def print_rows(rows: list[dict[str, Any]], columns: dict[str, str], as_json: boo
     if as_json:
         print(json.dumps(rows, default=str))
         return
+    from rich.console import Console
+    from rich.table import Column, Table
+
     table = Table(*(Column(heading, overflow="fold") for heading in columns.values()))
     for row in rows:
         table.add_row(*(_text(row.get(key)) for key in columns))
@@ -70,6 +78,8 @@ def print_rows(rows: list[dict[str, Any]], columns: dict[str, str], as_json: boo
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    from rich.markup import escape
+
     return "-" if value is None or value == "" else escape(logs.one_line(str(value)))
 
 

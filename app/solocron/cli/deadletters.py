@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from solocron.cli.console import JsonOption, moment, print_rows, run_to_end, service
 from solocron.errors import ConfigError
-from solocron.service import Solocron
-from solocron.stores.model import is_store_id
+
+if TYPE_CHECKING:
+    from solocron.service import Solocron
 
 _SHOWN = 50
 
@@ -36,6 +37,8 @@ def deadletters(
     Servers give up after SOLOCRON_NOTIFY_ATTEMPTS attempts. Interrupted, --retry leaves the rest
     as they are.
     """
+    from solocron.stores.model import is_store_id
+
     if store is not None and not is_store_id(store):
         raise ConfigError(f"--store has {store[:100]!r}: give a store's id")
     cron = service()

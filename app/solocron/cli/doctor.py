@@ -8,7 +8,6 @@ from typing import Any
 import typer
 
 from solocron.cli.console import JsonOption, print_rows, run_to_end, service
-from solocron.cli.examining import examine
 
 
 def doctor(as_json: JsonOption = False) -> None:
@@ -18,6 +17,8 @@ def doctor(as_json: JsonOption = False) -> None:
     Exit code 0: nothing is wrong; 1: something needs attention (an error or a warning); 3: Redis
     or the database is not reachable, or not migrated.
     """
+    from solocron.cli.examining import examine
+
     cron = service()
 
     async def work() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -16,7 +16,9 @@ from solocron import logs
 from solocron.cli.console import JsonOption, moment, print_rows, run_to_end, service
 from solocron.errors import ConfigError, InvalidInput
 from solocron.locks.keys import LONGEST_PAUSE_MS
-from solocron.service import Solocron
+
+if TYPE_CHECKING:
+    from solocron.service import Solocron
 
 _T = TypeVar("_T")
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from solocron import logs
 from solocron.cli.console import JsonOption, print_rows, run_to_end, service
-from solocron.service import Solocron
-from solocron.stores.importing import ImportReport, import_stores
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from solocron.service import Solocron
+    from solocron.stores.importing import ImportReport
 
 stores_app = typer.Typer(no_args_is_help=True, help="Look at stores and import them.")
 
@@ -30,7 +32,7 @@ def list_stores(
 
     async def work() -> list[dict[str, Any]]:
         try:
-            stores = await cron.parts.repository.page(after=after, limit=limit)
+            stores = await cron.parts.stores.page(after=after, limit=limit)
         finally:
             await cron.parts.database.close()
         return [asdict(each) for each in stores]
@@ -53,10 +55,7 @@ def import_file(
     whole batches: import the file again for the rest.
     """
     cron = service()
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    silent = not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=silent) as bar:
+    with _progress() as bar:
         report = run_to_end(_imported(cron, file, skip_bad, bar))
     for bad in report.bad:
         where = f"line {bad.line}: {bad.field}" if bad.field else f"line {bad.line}"
@@ -69,7 +68,23 @@ def import_file(
         raise typer.Exit(1)
 
 
+def _progress() -> Progress:
+    """A bar on stderr, if that is a terminal."""
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"), progress.BarColumn(),
+        progress.TaskProgressColumn(), progress.TimeRemainingColumn(),
+    )  # fmt: skip
+    return progress.Progress(
+        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    )
+
+
 async def _imported(cron: Solocron, file: Path, skip_bad: bool, bar: Progress) -> ImportReport:
+    from solocron.stores.importing import import_stores
+
     parts = cron.parts
     checked = bar.add_task("checking", total=None)
     written = bar.add_task("importing", total=None, visible=False)

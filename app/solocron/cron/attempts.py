@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 
 from solocron.clock import Clock
@@ -11,7 +12,7 @@ from solocron.cron.job import Job
 from solocron.cron.outcome import Outcome
 from solocron.cron.run import Run
 from solocron.errors import LeaseLost, StorageUnavailable
-from solocron.storage.runs import RunKey, RunLedger
+from solocron.ledger import Ledger, RunKey
 from solocron.tracing import Tracer
 
 UnderWay = tuple[Job, float]  # and since when, monotonic in s
@@ -23,7 +24,7 @@ class Attempts:
     called with the job when one begins, and must not raise."""
 
     def __init__(
-        self, *, ledger: RunLedger, clock: Clock, owner: str, lease_ms: int, tracer: Tracer
+        self, *, ledger: Ledger, clock: Clock, owner: str, lease_ms: int, tracer: Tracer
     ) -> None:
         self._ledger = ledger
         self._clock = clock
@@ -98,7 +99,7 @@ class Attempts:
         """Write the end of the run."""
         if not await self._ledger.finish(
             run.key, now_ms=int(self._clock.now_ms()), duration_ms=duration_ms,
-            result=counts, error=error,
+            result=json.dumps(dict(counts)) if counts else None, error=error,
         ):  # fmt: skip
             raise LeaseLost(f"attempt {run.attempt} of {run.job} was superseded")
         fields = {"duration_ms": duration_ms, **counts}

@@ -17,9 +17,8 @@ from solocron.cron.runner import Runner
 from solocron.cron.sweep import decide, is_free, is_missed
 from solocron.cron.triggers import Trigger
 from solocron.errors import ConfigError, LockUnavailable, StorageUnavailable
+from solocron.ledger import Ledger
 from solocron.locks.manager import LockManager
-from solocron.locks.results import Survey
-from solocron.storage.runs import RunLedger
 
 log = logging.getLogger("solocron.cron")
 
@@ -32,7 +31,7 @@ class Scheduler:
     """
 
     def __init__(
-        self, jobs: Sequence[Job], *, runner: Runner, locks: LockManager, ledger: RunLedger,
+        self, jobs: Sequence[Job], *, runner: Runner, locks: LockManager, ledger: Ledger,
         clock: Clock, sweep_s: float = 5.0,
     ) -> None:  # fmt: skip
         self._jobs: dict[str, Job] = {}
@@ -50,7 +49,6 @@ class Scheduler:
         self._started_ms = clock.now_ms()
         self._floors: dict[str, int] = {}
         self._missed: dict[str, int] = {}
-        self._warned: set[str] = set()
         self.paused: set[str] = set()  # as of the last sweep that Redis answered
 
     def start(self) -> None:
@@ -138,7 +136,7 @@ class Scheduler:
         """Look once at every job: one Redis round trip, or the ledger while Redis is down."""
         jobs = list(self._jobs.values())
         try:
-            surveys = await self._locks.survey([(job.lock_key, job.fingerprint) for job in jobs])
+            surveys = await self._locks.survey([job.lock_key for job in jobs])
         except LockUnavailable:
             await self._sweep_ledger([job for job in jobs if job.on_redis_down == "run"])
             return
@@ -147,8 +145,9 @@ class Scheduler:
         self.paused = {job.name for job, survey in seen if survey.paused}
         await self._learn_floors([job for job, survey in seen if survey.settled is None])
         for job, survey in seen:
-            self._check_schedule(job, survey)
             settled = self._floors.get(job.name) if survey.settled is None else survey.settled
+            if survey.settled is not None:  # should Redis forget it
+                self._floors[job.name] = survey.settled
             if settled is not None and is_free(survey):
                 await self._act(job, settled, now)
         try:
@@ -160,7 +159,7 @@ class Scheduler:
         """Without Redis: retake silent runs, and run newer ticks nobody began."""
         now = self._clock.now_ms()
         await self._retake(jobs)
-        latest = await self._ledger.latest_ticks()
+        latest = await self._ledger.latest_ticks(job.name for job in jobs)
         for job in jobs:
             settled = latest.get(job.name)
             await self._act(job, self._start_floor(job) if settled is None else settled, now)
@@ -171,12 +170,21 @@ class Scheduler:
         if not jobs:
             return
         now = self._clock.now_ms()
-        expired = await self._ledger.expired(int(now - max(job.catch_up_ms for job in jobs)))
+        since_ms = int(now - max(job.catch_up_ms for job in jobs))
+        expired = await self._ledger.expired([job.name for job in jobs], since_ms)
         for job in jobs:
-            silent = [tick for name, tick in expired if name == job.name]
-            due = [tick for tick in silent if not is_missed(job, tick, now)]
-            if due and not self._is_running(job):
-                self._try(job, max(due), "ledger")  # older ones are run before it
+            silent = [
+                each
+                for each in expired
+                if each.job == job.name and not is_missed(job, each.tick, now)
+            ]
+            if not silent or self._is_running(job):
+                continue
+            scheduled = [each.tick for each in silent if each.origin == "schedule"]
+            if scheduled:
+                self._try(job, max(scheduled), "ledger")  # older ones are run before it
+            else:
+                self._try(job, silent[0].tick, "manual")
 
     async def _learn_floors(self, jobs: Sequence[Job]) -> None:
         """For jobs of which Redis knows no settled tick, ask the ledger once where to begin: at
@@ -185,7 +193,7 @@ class Scheduler:
         if not unknown:
             return
         try:
-            latest = await self._ledger.latest_ticks()
+            latest = await self._ledger.latest_ticks(job.name for job in unknown)
         except StorageUnavailable as error:
             log.debug("nothing is known of %d jobs yet: %s", len(unknown), error)
             return
@@ -210,7 +218,7 @@ class Scheduler:
     async def _say_missed(self, job: Job, ticks: Sequence[int]) -> None:
         """Warn once of ticks nobody ran in time; the ledger knows better than a flushed Redis."""
         try:
-            latest = (await self._ledger.latest_ticks()).get(job.name, -1)
+            latest = (await self._ledger.latest_ticks([job.name])).get(job.name, -1)
         except StorageUnavailable:
             return  # the next sweep asks again
         self._missed[job.name] = ticks[-1]
@@ -218,11 +226,3 @@ class Scheduler:
 
     def _is_running(self, job: Job) -> bool:
         return any(each is job for each in self._running.values())
-
-    def _check_schedule(self, job: Job, survey: Survey) -> None:
-        if survey.schedule != job.fingerprint and job.name not in self._warned:
-            self._warned.add(job.name)
-            log.warning(
-                "Job %s has schedule %r here and %r on another server: give all servers the same.",
-                job.name, job.fingerprint, survey.schedule,
-            )  # fmt: skip

@@ -14,55 +14,29 @@ under way holds.
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy import ColumnElement, Row, and_, func, select, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.errors import StaleAttempt, StorageUnavailable
+from solocron.ledger import Expired, KeptIn, RunKey, Verdict
 from solocron.storage.engine import POOL_SIZE, POOL_TIMEOUT_S, Database, database_now
+from solocron.storage.patience import held, patiently, until_answered
 from solocron.storage.tables import job_runs
 
-log = logging.getLogger("solocron.storage")
-
 _MAX_ERROR = 2000
+_MOST_STATES = 100_000
+_REOPENED = {"state": "running", "finished_at": None, "duration_ms": None, "error": None}
 _GIVEN_BACK = 0  # a lease that did not end by silence
-_PAUSES_S = (0.2, 1.0, 3.0)
-_PATIENCE_S = 5.0
 _WITHIN_S = 10.0  # each of the short transactions here
 _RESERVE = 2  # connections that bodies leave to the ledger: a heartbeat may not wait for them
-
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the ledger says to a server that wants a tick.
-
-    `run` with its attempt; `done` when the tick has finished; `held` while its lease lives.
-    """
-
-    kind: Literal["run", "done", "held"]
-    attempt: int = 0
-    owner: str = ""
-
-
-@dataclass(frozen=True)
-class RunKey:
-    """One attempt of one run."""
-
-    job: str
-    tick: int
-    attempt: int
 
 
 class RunLedger:
@@ -72,6 +46,8 @@ class RunLedger:
     failure: for a few seconds to begin a run or hand it over, and until there is an answer where
     giving up would make another server do again what is done.
     """
+
+    kept_in: KeptIn = "database"
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -93,44 +69,55 @@ class RunLedger:
         max_attempts: int,
         origin: str = "schedule",
         fallback: bool = False,
+        params: str | None = None,
+        asked_by: str = "",
+        fresh: bool = False,
+        again: bool = False,
     ) -> Verdict:
         """Ask for a tick: one server gets `run`. A run whose lease ended is taken over with
         attempt + 1; when that was the last of `max_attempts` and its owner went silent, the run is
-        closed as failed. (A run that was given back is no crash, however often it is.)"""
+        closed as failed. (A run that was given back is no crash, however often it is.)
+
+        `params` (JSON) and `asked_by` are kept with a run by hand. `fresh`: only a run that nobody
+        began will do. `again`: a failed run is opened anew, with attempt + 1."""
         stamp = _new_stamp()
         insert = postgres_insert if self._database.dialect == "postgresql" else sqlite_insert
-        fresh = insert(job_runs).values(
+        insertion = insert(job_runs).values(
             job=job, tick=tick, attempt=1, state="running", owner=owner[:200], origin=origin,
             fallback=fallback, started_at=now_ms, lease_until=database_now() + lease_ms,
-            stamp=stamp,
+            stamp=stamp, params=params, asked_by=asked_by[:200] or None,
         ).on_conflict_do_nothing()  # fmt: skip
 
         async def ask() -> Verdict:
             async with self._database.begin(_WITHIN_S) as connection:
-                if (await connection.execute(fresh)).rowcount == 1:
-                    return Verdict("run", 1, owner)
-                columns = (
-                    job_runs.c.attempt, job_runs.c.state, job_runs.c.owner, job_runs.c.stamp,
-                    job_runs.c.lease_until,
-                )  # fmt: skip
-                expired = (job_runs.c.lease_until <= database_now()).label("expired")
-                query = select(*columns, expired).where(_is(job, tick)).with_for_update()
-                row = (await connection.execute(query)).one()
-                if row.state != "running":
-                    return Verdict("done", row.attempt, row.owner)
-                if row.stamp == stamp:  # committed before, and the reply was lost
-                    return Verdict("run", row.attempt, row.owner)
-                if not row.expired:
-                    return Verdict("held", row.attempt, row.owner)
+                if (await connection.execute(insertion)).rowcount == 1:
+                    return Verdict("run", 1, owner, params)
+                row = await self._row(connection, job, tick)
+                if (found := _judge(row, stamp, fresh=fresh, again=again)) is not None:
+                    return found
                 key = RunKey(job, tick, row.attempt)
-                if row.attempt >= max_attempts and row.lease_until != _GIVEN_BACK:
+                crashed = row.attempt >= max_attempts and row.lease_until != _GIVEN_BACK
+                if crashed and not again:
                     await self._close_crashed(connection, key, now_ms)
                     return Verdict("done", row.attempt, row.owner)
                 values = _next(key, owner, lease_ms, fallback, stamp)
-                await connection.execute(update(job_runs).where(_current(key)).values(values))
-                return Verdict("run", row.attempt + 1, row.owner)
+                if row.state == "failed":
+                    values |= {**_REOPENED, "origin": origin, "started_at": now_ms}
+                same = and_(_is(job, tick), job_runs.c.attempt == row.attempt)
+                await connection.execute(update(job_runs).where(same).values(values))
+                return Verdict("run", row.attempt + 1, row.owner, row.params)
 
-        return await _patiently(ask)
+        return await patiently(ask)
+
+    async def _row(self, connection: AsyncConnection, job: str, tick: int) -> Row[Any]:
+        """What `begin` judges of a run, whose row is locked by this."""
+        columns = (
+            job_runs.c.attempt, job_runs.c.state, job_runs.c.owner, job_runs.c.stamp,
+            job_runs.c.lease_until, job_runs.c.params,
+        )  # fmt: skip
+        expired = (job_runs.c.lease_until <= database_now()).label("expired")
+        query = select(*columns, expired).where(_is(job, tick)).with_for_update()
+        return (await connection.execute(query)).one()
 
     async def _close_crashed(self, connection: AsyncConnection, key: RunKey, now_ms: int) -> None:
         error = f"gave up: {key.attempt} attempts ended without a word from their owner"
@@ -141,9 +128,9 @@ class RunLedger:
         """Open the next attempt of a failed one; False when another server already did."""
         stamp = _new_stamp()
         opening = partial(self._update, key, _next(key, owner, lease_ms, fallback, stamp))
-        if await _until_answered(opening, key):
+        if await until_answered(opening, str(key)):
             return True
-        return (await _until_answered(partial(self._last, key), key))[1] == stamp
+        return (await until_answered(partial(self._last, key), str(key)))[1] == stamp
 
     async def _update(self, key: RunKey, values: Mapping[str, Any]) -> bool:
         """Change the run's row; False when the attempt is no longer current."""
@@ -159,16 +146,19 @@ class RunLedger:
             row = (await connection.execute(query)).one()
             return row.attempt, row.stamp
 
-    async def heartbeat(self, key: RunKey, lease_ms: int) -> bool:
-        """Extend the lease; False when the attempt is no longer current. Not tried again: the
-        next one is due soon."""
-        return await self._update(key, {"lease_until": database_now() + lease_ms})
+    async def heartbeat(self, key: RunKey, lease_ms: int, *, progress: str | None = None) -> bool:
+        """Extend the lease, and note the run's progress (JSON), if there is news of it; False when
+        the attempt is no longer current. Not tried again: the next one is due soon."""
+        values: dict[str, Any] = {"lease_until": database_now() + lease_ms}
+        if progress is not None:
+            values["progress"] = progress
+        return await self._update(key, values)
 
     async def hand_over(self, key: RunKey, *, stopping: bool = False) -> None:
         """End the lease now, so that another server may take the run over at once. One that is
         `stopping` gives it back: a deploy of many servers uses up no attempts."""
         until = _GIVEN_BACK if stopping else database_now()
-        await _patiently(partial(self._update, key, {"lease_until": until}))
+        await patiently(partial(self._update, key, {"lease_until": until}))
 
     async def finish(
         self,
@@ -176,18 +166,21 @@ class RunLedger:
         *,
         now_ms: int,
         duration_ms: int,
-        result: Mapping[str, int] | None = None,
+        result: str | None = None,
         error: str | None = None,
+        progress: str | None = None,
     ) -> bool:
-        """Write how the run ended, however long that takes; False when the attempt is no longer
-        current. May be asked again: what this attempt wrote stays as it is."""
+        """Write how the run ended, however long that takes, with its result and its last progress
+        (JSON); False when the attempt is no longer current. May be asked again: what this attempt
+        wrote stays as it is."""
         state = "failed" if error is not None else "succeeded"
         values = {
             "state": state,
             "finished_at": now_ms,
             "duration_ms": duration_ms,
-            "result": json.dumps(dict(result)) if result else None,
+            "result": result,
             "error": error[:_MAX_ERROR] if error is not None else None,
+            **({"progress": progress} if progress is not None else {}),
         }
         ours = and_(
             _is(key.job, key.tick),
@@ -200,7 +193,7 @@ class RunLedger:
                 done = await connection.execute(update(job_runs).where(ours).values(values))
                 return bool(done.rowcount)
 
-        return await _until_answered(write, key)
+        return await until_answered(write, str(key))
 
     def room(self) -> AbstractAsyncContextManager[None]:
         """A place among the transactions of bodies, which are fewer than the connections."""
@@ -244,16 +237,16 @@ class RunLedger:
 
     async def _was_committed(self, key: RunKey, stamp: str) -> bool:
         """Raises StaleAttempt after a takeover, whose own stamp hides the answer."""
-        attempt, last = await _until_answered(partial(self._last, key), key)
+        attempt, last = await until_answered(partial(self._last, key), str(key))
         if attempt != key.attempt:
             raise _stale(key)
         return last == stamp
 
-    async def latest_ticks(self) -> dict[str, int]:
+    async def latest_ticks(self, jobs: Iterable[str]) -> dict[str, int]:
         """The newest scheduled tick the ledger knows of, per job."""
         query = (
             select(job_runs.c.job, func.max(job_runs.c.tick).label("tick"))
-            .where(job_runs.c.origin == "schedule")
+            .where(job_runs.c.origin == "schedule", job_runs.c.job.in_(list(jobs)))
             .group_by(job_runs.c.job)
         )
         async with self._database.connect(_WITHIN_S) as connection:
@@ -287,25 +280,39 @@ class RunLedger:
                 await connection.execute(update(job_runs).where(silent).values(values))
         return [tick for tick in ticks if tick >= since_ms]
 
-    async def expired(self, since_ms: int) -> list[tuple[str, int]]:
-        """(job, tick) of running runs, ticks from `since_ms`, whose lease ended: crashed owners."""
+    async def expired(self, jobs: Iterable[str], since_ms: int) -> list[Expired]:
+        """The running runs of these jobs, ticks from `since_ms`, whose lease ended: crashed owners.
+        Backfills are left to whoever asks for them again."""
         query = (
-            select(job_runs.c.job, job_runs.c.tick)
+            select(job_runs.c.job, job_runs.c.tick, job_runs.c.origin)
             .where(
+                job_runs.c.job.in_(list(jobs)),
                 job_runs.c.state == "running",
-                job_runs.c.origin == "schedule",
+                job_runs.c.origin.in_(("schedule", "manual")),
                 job_runs.c.tick >= since_ms,
                 job_runs.c.lease_until <= database_now(),
             )
             .limit(1000)
         )
         async with self._database.connect(_WITHIN_S) as connection:
-            return [(row.job, row.tick) for row in await connection.execute(query)]
+            return [Expired(*row) for row in await connection.execute(query)]
 
     async def clock_ms(self) -> int:
         """The database's own time, UTC epoch ms."""
         async with self._database.connect(_WITHIN_S) as connection:
             return int((await connection.execute(select(database_now()))).scalar_one())
+
+    async def states(self, job: str, since_ms: int, until_ms: int) -> dict[int, str]:
+        """The state of each run of the job with a tick in [since_ms, until_ms], whatever began it;
+        at most 100,000, oldest first."""
+        query = (
+            select(job_runs.c.tick, job_runs.c.state)
+            .where(job_runs.c.job == job, job_runs.c.tick.between(since_ms, until_ms))
+            .order_by(job_runs.c.tick)
+            .limit(_MOST_STATES)
+        )
+        async with self._database.connect(_WITHIN_S) as connection:
+            return {row.tick: row.state for row in await connection.execute(query)}
 
     async def history(
         self, job: str | None = None, limit: int = 50, *, tick: int | None = None
@@ -321,49 +328,17 @@ class RunLedger:
         return [dict(row) for row in rows]
 
 
-@asynccontextmanager
-async def held(
-    turn: asyncio.Lock | asyncio.Semaphore, within_s: float, complaint: str
-) -> AsyncIterator[None]:
-    """Have the turn while the enclosed code runs; StorageUnavailable with the complaint when it is
-    not had within `within_s` s."""
-    try:
-        async with asyncio.timeout(within_s):
-            await turn.acquire()
-    except TimeoutError:
-        raise StorageUnavailable(complaint) from None
-    try:
-        yield
-    finally:
-        turn.release()
+def _judge(row: Row[Any], stamp: str, *, fresh: bool, again: bool) -> Verdict | None:
+    """What a run that was begun before means for who wants it; None: it may be taken."""
+    if row.state != "running":
+        return None if again and row.state == "failed" else _verdict("done", row)
+    if row.stamp == stamp:  # committed before, and the reply was lost
+        return _verdict("run", row)
+    return None if row.expired and not fresh else _verdict("held", row)
 
 
-async def _patiently(operation: Callable[[], Awaitable[_T]]) -> _T:
-    """Try again, for a few seconds, what may be done twice; not after a wait for a lock or a
-    connection that was as long."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + _PATIENCE_S
-    for pause in _PAUSES_S:
-        try:
-            return await operation()
-        except StorageUnavailable:
-            if loop.time() + pause > until:
-                raise
-        await asyncio.sleep(pause)
-    return await operation()
-
-
-async def _until_answered(operation: Callable[[], Awaitable[_T]], key: RunKey) -> _T:
-    """Try again what may be done twice until the database answers: a lost lease or the end of the
-    process ends it, by cancellation."""
-    level = logging.WARNING
-    while True:
-        try:
-            return await _patiently(operation)
-        except StorageUnavailable as error:
-            log.log(level, "%s tick %d waits for its ledger: %s", key.job, key.tick, error)
-            level = logging.DEBUG
-            await asyncio.sleep(_PAUSES_S[-1])
+def _verdict(kind: Literal["run", "done", "held"], row: Row[Any]) -> Verdict:
+    return Verdict(kind, row.attempt, row.owner, row.params)
 
 
 def _new_stamp() -> str:
@@ -379,7 +354,7 @@ def _next(key: RunKey, owner: str, lease_ms: int, fallback: bool, stamp: str) ->
 
 
 def _stale(key: RunKey) -> StaleAttempt:
-    return StaleAttempt(f"{key.job} tick {key.tick}: attempt {key.attempt} is no longer current")
+    return StaleAttempt(f"{key}: attempt {key.attempt} is no longer current")
 
 
 def _is(job: str, tick: int) -> ColumnElement[bool]:

@@ -7,15 +7,15 @@ from typing import Any
 
 from solocron.cron.job import Job
 from solocron.errors import LockUnavailable, StorageUnavailable
+from solocron.ledger import Ledger
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Survey
 from solocron.notifications.channels import Channels
 from solocron.storage.engine import Database
-from solocron.storage.runs import RunLedger
 
 
 async def overview(
-    jobs: Sequence[Job], *, locks: LockManager, ledger: RunLedger, database: Database,
+    jobs: Sequence[Job], *, locks: LockManager, ledger: Ledger, database: Database,
     channels: Channels, now_ms: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Redis, database, their problems, each job's lock and last run (times UTC epoch ms), and
@@ -23,7 +23,7 @@ async def overview(
     surveys: list[Survey] = []
     problems: dict[str, str] = {}
     try:
-        surveys = await locks.survey([(job.lock_key, job.fingerprint) for job in jobs])
+        surveys = await locks.survey([job.lock_key for job in jobs])
     except LockUnavailable as error:
         problems["redis"] = str(error)
     try:

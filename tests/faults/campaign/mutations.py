@@ -10,8 +10,9 @@ from sqlalchemy import update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from solocron.ledger import RunKey, Verdict
 from solocron.storage.engine import database_now
-from solocron.storage.runs import RunKey, RunLedger, Verdict
+from solocron.storage.runs import RunLedger
 from solocron.storage.tables import job_runs
 
 NO_FENCE, NO_LEDGER_KEY, NO_RESUME = "no-fence", "no-ledger-key", "no-resume"

@@ -1,0 +1,263 @@
+"""Every alert there is, end to end: two workers find it and one tells, once; then that it is over,
+once. Real Redis, PostgreSQL, workers and receiver."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+
+import pytest
+from sqlalchemy import update
+from test_alerts import Fleet, calm, fails, fleet, job, quick
+from test_clock_skew import HOUR, WrongClock
+
+from conftest import RedisServer
+from mailing import tell
+from proxy import Proxy
+from services import HttpServer
+from solocron.alerts.rules import KINDS
+from solocron.clock import SystemClock
+from solocron.cron.alarm import ALARM_AFTER
+from solocron.cron.job import Body, Job
+from solocron.cron.run import Run
+from solocron.cron.ticks import Calendar
+from solocron.storage.engine import Database
+from solocron.storage.tables import deliveries
+from workers import NEVER, Worker, prepare, until
+
+__all__ = ["calm"]
+
+DEAD_URL = "sms=json://127.0.0.1:1/none"
+DIFFERING = {"SOLOCRON_ALERT_AFTER": "0.1", "SOLOCRON_LEASE": "1"}  # told after 3.6 s
+
+
+@dataclass
+class Place:
+    """Where it happens, and what is tidied up afterwards."""
+
+    fleet: Fleet
+    redis: RedisServer
+    proxy: Proxy
+    clock: WrongClock
+    database: str
+    stack: AsyncExitStack
+    tick: int = field(default_factory=lambda: int(SystemClock().now_ms()))
+
+    async def run_on_both(self) -> None:
+        for number in range(len(self.fleet.workers)):
+            self.tick += 1
+            await self.fleet.run(number, self.tick)
+
+    async def start_worker(self) -> Worker:
+        worker = await Worker.start(redis=self.redis.url, database=self.database)
+        self.stack.push_async_callback(worker.stop)
+        return worker
+
+
+Act = Callable[[Place], Awaitable[object]]
+
+
+@dataclass
+class Scene:
+    """How an alert comes about, and how it ends; `about` is the job of it."""
+
+    begin: Act
+    end: Act
+    about: str = "-"
+    jobs: Callable[[], tuple[Job, Job]] = lambda: (job(), job())
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def switched(broken: Callable[[Run], Awaitable[None]]) -> Scene:
+    """A job that does `broken` until it is mended."""
+    is_mended = asyncio.Event()
+
+    async def body(run: Run) -> None:
+        await (quick if is_mended.is_set() else broken)(run)
+
+    async def begin(place: Place) -> None:
+        await place.run_on_both()
+
+    async def end(place: Place) -> None:
+        is_mended.set()
+        await place.run_on_both()
+
+    return Scene(begin, end, "one", lambda: both(body, attempts=1))
+
+
+def both(body: Body = quick, **options: int) -> tuple[Job, Job]:
+    return job(body, **options), job(body, **options)
+
+
+def overrun() -> Scene:
+    enough = asyncio.Event()
+
+    async def slow(run: Run) -> None:
+        await enough.wait()
+
+    async def begin(place: Place) -> None:
+        running = asyncio.create_task(place.fleet.run(0, place.tick))
+        place.stack.push_async_callback(asyncio.wait, [running])
+        place.stack.callback(enough.set)
+
+    async def end(place: Place) -> None:
+        enough.set()
+
+    return Scene(begin, end, "one", lambda: both(slow, expected_ms=200))
+
+
+def missed() -> Scene:
+    async def begin(place: Place) -> None:
+        for cron in place.fleet.workers:
+            cron.parts.runner.say_missed(cron.jobs["one"], [place.tick - 60_000])
+
+    return Scene(begin, Place.run_on_both, "one")
+
+
+def locked() -> Scene:
+    """The run of an earlier tick goes on and on, on a server that lives."""
+
+    async def begin(place: Place) -> None:
+        owner = f"elsewhere:1:0:{place.tick - 1}"
+        for key in ("cron:one", "{cron:one}:alive"):
+            place.redis.cli("SET", key, owner, "PX", "60000")
+        for _ in range(ALARM_AFTER):
+            await place.run_on_both()
+
+    async def end(place: Place) -> None:
+        place.redis.cli("DEL", "cron:one", "{cron:one}:alive")
+        await place.run_on_both()
+
+    return Scene(begin, end, "one")
+
+
+def redis_down() -> Scene:
+    async def begin(place: Place) -> None:
+        place.redis.stop()
+
+    async def end(place: Place) -> None:
+        place.redis.start()
+
+    return Scene(begin, end)
+
+
+def database_down() -> Scene:
+    return Scene(lambda place: place.proxy.down(), lambda place: place.proxy.up())
+
+
+def wrong_clock() -> Scene:
+    async def begin(place: Place) -> None:
+        place.clock.wrong_ms = 3 * HOUR
+
+    async def end(place: Place) -> None:
+        place.clock.wrong_ms = 0
+
+    return Scene(begin, end)
+
+
+def differing() -> Scene:
+    async def begin(place: Place) -> None:
+        return None  # they start so
+
+    return Scene(
+        begin, lambda place: place.fleet.workers.pop().stop(), "one",
+        lambda: (job(), job(schedule="0 0 2 1 *")), DIFFERING,
+    )  # fmt: skip
+
+
+def silent() -> Scene:
+    async def begin(place: Place) -> None:
+        third = await place.start_worker()
+        await until(lambda: place.fleet.knows_of(3))
+        await third.kill()
+
+    return Scene(begin, Place.start_worker)  # in its place
+
+
+def dead_letters() -> Scene:
+    async def begin(place: Place) -> None:
+        database = Database(place.database)
+        place.stack.push_async_callback(database.close)
+        await tell(database, [DEAD_URL], "a")
+
+    async def end(place: Place) -> None:
+        async with place.fleet.workers[0].parts.database.begin() as connection:
+            await connection.execute(update(deliveries).values(state="skipped"))
+
+    return Scene(
+        begin, end,
+        settings={"SOLOCRON_NOTIFY_URLS": DEAD_URL, "SOLOCRON_NOTIFY_ATTEMPTS": "1"},
+    )  # fmt: skip
+
+
+SCENES: Mapping[str, Callable[[], Scene]] = {
+    "lock-unavailable": locked,
+    "job-failed": lambda: switched(fails),
+    "job-overran": overrun,
+    "tick-missed": missed,
+    "redis-down": redis_down,
+    "database-down": database_down,
+    "clock-skew": wrong_clock,
+    "schedules-differ": differing,
+    "worker-silent": silent,
+    "dead-letters": dead_letters,
+}
+
+
+@pytest.fixture
+async def proxy(postgres_url: str) -> AsyncIterator[Proxy]:
+    async with Proxy.to_postgres(postgres_url) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("name", KINDS)  # one without a scene fails
+async def test_an_alert_is_told_once_and_its_end_once(
+    name: str, calm: pytest.MonkeyPatch, http: HttpServer, own_redis: RedisServer,
+    postgres_url: str, proxy: Proxy,
+) -> None:  # fmt: skip
+    scene, clock = SCENES[name](), WrongClock()
+    calm.setenv("REDIS_URL", own_redis.url)
+    calm.setenv("DATABASE_URL", database := proxy.postgres_url(postgres_url))
+    for variable, value in scene.settings.items():
+        calm.setenv(variable, value)
+    raised = f"alarm {name} {scene.about}"
+    over = f"resolved {name} {scene.about}"
+    async with fleet(http, *scene.jobs(), clock=clock) as here, AsyncExitStack() as stack:
+        place = Place(here, own_redis, proxy, clock, database, stack)
+        await scene.begin(place)
+        await here.hears(raised)
+        await here.silent(raised)
+        await scene.end(place)
+        await here.hears(raised, over)
+        await here.silent(raised, over)
+        await until(here.is_calm)
+
+
+def test_there_is_no_scene_of_what_is_no_alert() -> None:
+    assert set(SCENES) == set(KINDS)
+
+
+async def test_schedules_of_servers_that_are_gone_do_not_differ(
+    calm: pytest.MonkeyPatch, http: HttpServer, own_redis: RedisServer, postgres_url: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """A rolling deploy changes a schedule: the old servers are killed, or stop in time."""
+    calm.setenv("REDIS_URL", own_redis.url)
+    calm.setenv("DATABASE_URL", postgres_url)
+    for variable, value in DIFFERING.items():
+        calm.setenv(variable, value)
+    await (await prepare(postgres_url)).close()
+    before = {"redis": own_redis.url, "database": postgres_url, "sweep": 0.2,
+              "job": {"name": "w", "schedule": "0 0 2 1 *"}}  # fmt: skip
+    killed, stopped = await Worker.start(**before), await Worker.start(**before)
+    job = Job(name="tick-test", calendar=Calendar(NEVER), body=quick)
+    async with fleet(http, job, replace(job)) as here:
+        await until(lambda: here.knows_of(4))
+        await killed.kill()
+        await stopped.stop()
+        await until(lambda: here.knows_of(3))
+        await asyncio.sleep(5)
+        assert not [each for each in here.told if "schedule" in each]
+    assert "schedule" not in caplog.text
