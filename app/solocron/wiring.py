@@ -184,7 +184,10 @@ def _alerts(
         silent_ms=settings.silent_ms, counts_dead=bool(settings.channel_urls),
     )  # fmt: skip
     fleet = Fleet(AlertTable(database), SharedAlerts(link, settings.environment))
-    teller = Teller(alert_channels(settings.alert_channel_urls), environment=settings.environment)
+    teller = Teller(
+        alert_channels(settings.alert_channel_urls), worker=board.worker,
+        environment=settings.environment,
+    )  # fmt: skip
     return Alerts(
         look, fleet, teller, runner, clock=clock, after_s=settings.alert_after,
         differ_s=settings.lease + settings.silent_ms / 1000,

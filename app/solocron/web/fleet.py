@@ -117,7 +117,7 @@ class FleetView:
         """The alerts of all workers, oldest first; of this one when nobody else can be asked."""
         rows = [
             {"alert": each.name, "job": each.job, "detail": each.text, "severity": each.severity,
-             "since": each.since_ms}
+             "since": each.began_ms}
             for each in await self._alerts.get()
         ]  # fmt: skip
         return {"now": int(self._clock.now_ms()), "alerts": rows}
