@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -141,7 +142,7 @@ def test_what_another_worker_ended_is_over_and_what_it_ended_is_known() -> None:
     assert rules.forget(("job-failed", "one")) == []
     rules.note(Entry("one", 7, "ran"))
     assert rules.is_over(raised.alert) == 7
-    assert rules.is_over(Alert("job-failed", "one", 8, "", "critical")) is None
+    assert rules.is_over(Alert("job-failed", "one", 8, "", "critical", 8)) is None
 
 
 OBSERVED = st.dictionaries(
@@ -194,18 +195,28 @@ def test_a_run_overruns_what_is_expected_of_it_or_its_ttl() -> None:
 
 
 def test_schedules_differ_of_workers_that_live() -> None:
-    def seen(worker: str, seen_ms: int, **schedules: str) -> Presence:
+    def seen(worker: str, **schedules: str) -> Presence:
         return Presence(
-            worker=worker, host="h", pid=1, version="0", started_ms=0, seen_ms=seen_ms,
+            worker=worker, host="h", pid=1, version="0", started_ms=0, seen_ms=1,
             schedules=schedules,
         )  # fmt: skip
 
-    workers = [
-        seen("me", 100, a="1", b="1", c="1"), seen("same", 100, a="1", other="2"),
-        seen("else", 100, b="2"), seen("gone", 10, c="2"),
-    ]  # fmt: skip
-    assert set(differences("me", workers, 50)) == {("schedules-differ", "b")}
-    assert differences("unknown", workers, 50) == {}
+    workers = [seen("w1", a="1", b="1"), seen("w2", a="1", other="2"), seen("w3", b="2")]
+    ((id_, text),) = differences(workers).items()
+    assert id_ == ("schedules-differ", "b")
+    assert text.startswith("job b has more than one schedule: '1' on w1; '2' on w3: give")
+    assert differences(workers[:2]) == {} == differences([])
+    many = [seen(f"w{n}", b=str(n % 2)) for n in range(9)]
+    assert "'1' on w1, w3, w5 and 1 more: give" in differences(many)["schedules-differ", "b"]
+    apart = [seen(f"{n}" * 300, b=f"{n}" * 300) for n in range(9)]
+    assert len(differences(apart)["schedules-differ", "b"]) < 1000
+
+
+def test_schedules_may_differ_for_as_long_as_a_server_may_be_silent() -> None:
+    rules, place = Rules(AFTER, 70), ("schedules-differ", "one")
+    assert rules.observe(0, 0, {place: "two"}) == rules.observe(69, 0, {place: "three"}) == []
+    (change,) = rules.observe(70, 0, {place: "four"})
+    assert change.text == "four"  # as it is when it is told
 
 
 def told(worker: str, seen_ms: int, started_ms: int = 0, skew_ms: int = 0) -> Presence:
@@ -254,16 +265,32 @@ def test_of_many_silent_workers_three_are_named() -> None:
 
 
 def test_a_message_has_no_line_of_a_values_own_and_names_problem_and_end_alike() -> None:
-    alert = Alert("job-failed", "one", 0, "it failed:\r\nBcc: x", "critical")
+    alert = Alert("job-failed", "one", 86_400_000, "vm:7: it failed:\r\nBcc: x", "critical", 0)
     messages = {
-        what: message_of(Change(what, alert, alert.text), "staging", 1000, "h")
+        what: message_of(Change(what, alert, alert.text), "staging", 1000, "h:1:a")
         for what in ("raised", "resolved")
     }
     assert [each.subject for each in messages.values()] == [
         "ALARM: job-failed one (staging)", "RESOLVED: job-failed one (staging)",
     ]  # fmt: skip
-    assert messages["raised"].body.splitlines()[0] == "It failed:  Bcc: x"
+    lines = messages["raised"].body.splitlines()
+    assert lines == [
+        "vm:7: it failed:  Bcc: x", "",
+        "Since 1970-01-01 00:00:00 UTC, critical. Told by h:1:a at 00:00:01.", "",
+        "(alarm job-failed one 0)",
+    ]  # fmt: skip
+    over = messages["resolved"].body.splitlines()
+    assert over[:-1] == lines[:-1] and over[-1] == lines[-1].replace("alarm", "resolved")
     assert messages["raised"].id != messages["resolved"].id
+
+
+def test_a_message_says_how_bad_it_is() -> None:
+    def kind(what: Literal["raised", "resolved"], severity: str) -> str:
+        return message_of(Change(what, Alert("a", "", 0, "t", severity, 0), "t"), "", 0, "w").kind
+
+    assert kind("raised", "critical") == "failure"
+    assert kind("raised", "warning") == "warning"
+    assert kind("resolved", "critical") == kind("resolved", "warning") == "success"
 
 
 def test_every_rule_has_its_words() -> None:

@@ -16,6 +16,7 @@ from solocron.cron.board import Presence, keep_ms
 from solocron.cron.job import Job
 from solocron.cron.journal import Entry
 from solocron.cron.outcome import BEGUN
+from solocron.cron.silence import SEE_WHY, is_silent
 from solocron.cron.sweep import is_free
 from solocron.cron.wording import WORDS, Words
 from solocron.errors import InvalidInput
@@ -59,9 +60,14 @@ class Facts:
         """The server that the ledger calls `name`, if it is on the board."""
         return next((each for each in self.workers if each.worker.startswith(f"{name}:")), None)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the tick has come and, if nobody ran it, may still be run."""
+        return 0 <= self.now_ms - self.tick <= self.job.catch_up_ms
+
     def is_silent(self, worker: Presence) -> bool:
         """Whether a server has given no sign of life for too long."""
-        return worker.seen_ms < self.now_ms - self.silent_ms
+        return is_silent(worker, self.now_ms, self.silent_ms)
 
 
 def asked_tick(job: Job, text: str | None, now_ms: float) -> tuple[int, str]:
@@ -110,7 +116,7 @@ def explain(facts: Facts) -> dict[str, Any]:
     state, (text, remedy) = _conclusion(facts, is_tick)
     names = sorted({*facts.verdicts, *(each.worker for each in facts.workers)})
     return {
-        "job": job.name, "tick": tick, "local_time": calendar.local(tick).isoformat(),
+        "job": job.name, "tick": tick, "local_time": _iso(calendar.local(tick)),
         "schedule": calendar.expression, "zone": calendar.zone, "is_tick": is_tick,
         "previous_tick": calendar.latest_at(tick - 1), "next_tick": calendar.next_after(tick),
         "state": state, "text": text, "remedy": _filled(remedy, job),
@@ -181,9 +187,9 @@ def _by_ledger(facts: Facts, run: Mapping[str, Any]) -> tuple[State, Words]:
 
 def _not_run(facts: Facts) -> tuple[State, Words]:
     """Why the ledger knows no run of a tick that has come."""
-    job, age_ms = facts.job, facts.now_ms - facts.tick
+    age_ms = facts.now_ms - facts.tick
     said = {entry.verdict for entry in facts.verdicts.values()}
-    open_still = age_ms <= job.catch_up_ms
+    open_still = facts.is_open
     if age_ms > facts.kept_ms and not said:
         return "unknown", ("the ledger keeps its runs no longer (SOLOCRON_HISTORY)", "")
     if facts.survey is not None and facts.survey.paused and open_still:
@@ -241,7 +247,8 @@ def _notes(facts: Facts, is_tick: bool) -> list[tuple[str, Words]]:
     if facts.database:
         text = f"the ledger is not known: {facts.database}"
         notes.append(("database", (text, "mend the database, then ask again")))
-    notes += [("schedules", each) for each in schedules_that_differ(facts.job, facts.workers)]
+    alive = [each for each in facts.workers if not facts.is_silent(each)]
+    notes += [("schedules", each) for each in schedules_that_differ(facts.job, alive)]
     return notes
 
 
@@ -275,8 +282,14 @@ def _lock(survey: Survey | None) -> dict[str, Any] | None:
 
 
 def _pause(facts: Facts) -> dict[str, Any] | None:
+    """The pause that holds now, if it is about this tick: it covers it, or keeps it from being run
+    late."""
     pause = facts.survey.pause if facts.survey else None
     if pause is None:
+        return None
+    covers = bool(pause.at_ms) and pause.at_ms <= facts.tick < pause.until_ms(facts.now_ms)
+    to_come = facts.now_ms < facts.tick < pause.until_ms(facts.now_ms)
+    if not (covers or to_come or (facts.run is None and facts.is_open)):
         return None
     return {
         "until": pause.until_ms(facts.now_ms),
@@ -325,8 +338,8 @@ def _said_nothing(facts: Facts, worker: Presence) -> Words:
     if worker.started_ms > tick:
         return f"was not there yet: it started {_moment(worker.started_ms)}", ""
     if facts.is_silent(worker):
-        look = ("see whether it is gone, frozen or cut off from Redis: systemctl status solocron, "
-                "docker compose ps or kubectl get pods, and its log")  # fmt: skip
+        look = (f"{SEE_WHY}: systemctl status solocron, docker compose ps or kubectl get pods, and "
+                "its log")  # fmt: skip
         if worker.seen_ms < tick:
             return (
                 f"was dead by then: last seen {seen}, {_span(tick - worker.seen_ms)} before",
@@ -358,7 +371,12 @@ def _filled(remedy: str, job: Job) -> str:
 
 
 def _moment(ms: float | None) -> str:
-    return "never" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat()
+    return "never" if ms is None else _iso(datetime.fromtimestamp(int(ms) / 1000, UTC))
+
+
+def _iso(moment: datetime) -> str:
+    """To the second, as all else that people read."""
+    return moment.isoformat(timespec="seconds")
 
 
 def _span(ms: float) -> str:

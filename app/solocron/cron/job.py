@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from solocron.cron.run import Run
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError
-from solocron.locks.keys import MAX_TTL_MS, check_ttl
+from solocron.locks.keys import MAX_TTL_MS, check_ttl, lock_key
 
 Body = Callable[[Run], Awaitable[Mapping[str, int] | None]]
 
@@ -88,7 +88,7 @@ class Job:
     @property
     def lock_key(self) -> str:
         """`cron:<job>` or `cron:<job>:<environment>`."""
-        return f"cron:{self.name}:{self.environment}" if self.environment else f"cron:{self.name}"
+        return lock_key(self.name, self.environment)
 
     @property
     def title(self) -> str:

@@ -15,15 +15,13 @@ MAX_KEY = 200
 class Companions(NamedTuple):
     """The keys beside a lock, in the same cluster slot, each with its own TTL.
 
-    `alive`: the owner's sign of life; `settled`: the newest settled tick; `schedule`: what servers
-    run the job by; `paused`: set by an operator; `looked`: a server looked into the ledger lately;
-    `older`: the newest tick that an older server was found running; `reserved`: since when no older
-    server could get the lock.
+    `alive`: the owner's sign of life; `settled`: the newest settled tick; `paused`: set by an
+    operator; `looked`: a server looked into the ledger lately; `older`: the newest tick that an
+    older server was found running; `reserved`: since when no older server could get the lock.
     """
 
     alive: str
     settled: str
-    schedule: str
     paused: str
     looked: str
     older: str
@@ -33,6 +31,11 @@ class Companions(NamedTuple):
 def companions(key: str) -> Companions:
     """The companion keys of the lock `key`."""
     return Companions(*(f"{{{key}}}:{name}" for name in Companions._fields))
+
+
+def lock_key(job: str, environment: str) -> str:
+    """`cron:<job>` or `cron:<job>:<environment>`."""
+    return f"cron:{job}:{environment}" if environment else f"cron:{job}"
 
 
 def fleet_key(environment: str, name: str) -> str:

@@ -46,8 +46,6 @@ log = logging.getLogger("solocron.locks")
 
 _T = TypeVar("_T")
 
-_SCHEDULE_KEEP_MS = 3_600_000
-
 
 class LockManager:
     """Locks over one Redis connection. Use as an async context manager: it renews and closes.
@@ -55,7 +53,8 @@ class LockManager:
     `lease_ms` is the trust window: an owner silent for so long is taken over. `keep_ms` is how
     long Redis remembers the newest settled tick, `max_skew_ms` how far this server's clock may be
     ahead of Redis's. With `margin_ms`, a tick is granted only if the lock was reserved for so long
-    before it (see `reserve`). `statistics` counts what became of each lock.
+    before it (see `reserve`). `statistics` counts what became of each lock. `alone`: what becomes
+    of ticks while Redis is away, for the log.
     """
 
     def __init__(
@@ -68,11 +67,12 @@ class LockManager:
         keep_ms: int = 2 * 24 * 3600 * 1000,
         max_skew_ms: int = 60_000,
         margin_ms: int = 0,
+        alone: str = "the ledger decides alone",
     ) -> None:
         clock = clock or SystemClock()
         self.link = make_link(
             url, clock=clock, deadline_s=deadline_s, scripts=scripts.ALL,
-            purpose="distributed locks",
+            purpose="distributed locks", alone=alone,
         )  # fmt: skip
         self.statistics = LockStatistics()
         self.skew = SkewGuard(clock, max_skew_ms)
@@ -198,7 +198,7 @@ class LockManager:
         keys = (key, beside.alive, beside.settled, beside.paused, beside.older, beside.reserved)
         args = (token, ttl, lease, tick, self.skew.opens_ms(tick), self._keep_ms, since)
         try:
-            answer = await self._script(scripts.CLAIM, keys, args)
+            answer = await self.script(scripts.CLAIM, keys, args)
         except LockReadOnly:  # refused, so not granted
             self.statistics.of(key).unavailable += 1
             raise
@@ -224,7 +224,7 @@ class LockManager:
         beside = companions(check_key(key))
         keys = (key, beside.alive, beside.settled, beside.reserved)
         args = (token, tick, covers, self._keep_ms, self.skew.opens_ms(covers))
-        return bool(await self._script(scripts.SETTLE, keys, args))
+        return bool(await self.script(scripts.SETTLE, keys, args))
 
     # -- renewal -------------------------------------------------------------------------
 
@@ -269,7 +269,7 @@ class LockManager:
                 max(planned, sent_at - each.lease_ms / 3000) + each.lease_ms / 3000
             )
         try:
-            answers = await self._script(scripts.RENEW, keys, args)
+            answers = await self.script(scripts.RENEW, keys, args)
         except LockUnavailable as error:
             log.debug("leases not renewed: %s", error)
             return
@@ -284,17 +284,15 @@ class LockManager:
 
     # -- what operators see --------------------------------------------------------------
 
-    async def survey(self, jobs: Sequence[tuple[str, str]]) -> list[Survey]:
-        """What Redis knows of each (lock key, schedule), in one round trip."""
-        found = await asyncio.gather(*map(self._survey, self._together(jobs)))
+    async def survey(self, keys: Sequence[str]) -> list[Survey]:
+        """What Redis knows of the job of each lock key, in one round trip."""
+        found = await asyncio.gather(*map(self._survey, self._together(keys)))
         return [survey for group in found for survey in group]
 
-    async def _survey(self, jobs: Sequence[tuple[str, str]]) -> list[Survey]:
-        keys = [k for key, _ in jobs for k in (check_key(key), *companions(key)[:5])]
-        args = [schedule for _, schedule in jobs]
+    async def _survey(self, locks: Sequence[str]) -> list[Survey]:
+        keys = [k for key in locks for k in (check_key(key), *companions(key)[:4])]
         sent_ms = self._clock.now_ms()
-        times = (self._lease_ms, _SCHEDULE_KEEP_MS)
-        *rows, now_ms = await self._script(scripts.SURVEY, keys, [*args, *times])
+        *rows, now_ms = await self.script(scripts.SURVEY, keys, [self._lease_ms])
         self.skew.compare(sent_ms, now_ms, "Redis's")
         return [read_survey(row) for row in rows]
 
@@ -313,15 +311,14 @@ class LockManager:
             keys += (key, beside.reserved, beside.settled)
             args += (*(int(self._clock.real_ms(tick)) for tick in (last, following)), last)
         times = (self.margin_ms, reserved_ms, self._keep_ms)
-        return [bool(each) for each in await self._script(scripts.RESERVE, keys, [*args, *times])]
+        return [bool(each) for each in await self.script(scripts.RESERVE, keys, [*args, *times])]
 
     async def inspect(self, key: str) -> Survey:
-        """As `survey`, of one job and without leaving a trace: `schedule` is '' when no server
-        noted any, and `look` is False."""
+        """As `survey`, of one job and without leaving a trace: `look` is False."""
         beside = companions(check_key(key))
         commands: list[Command] = [
             ("GET", key), ("PTTL", key), ("EXISTS", beside.alive), ("GET", beside.settled),
-            ("GET", beside.schedule), ("GET", beside.paused), ("PTTL", beside.paused),
+            ("GET", beside.paused), ("PTTL", beside.paused),
         ]  # fmt: skip
         row = await self.link.call_all(commands, [key] * len(commands))
         return read_survey([b"" if each is None else each for each in row] + [0])
@@ -367,7 +364,9 @@ class LockManager:
         task.add_done_callback(self._background.discard)
         return task
 
-    async def _script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+    async def script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+        """Run a script over this connection: one that may be run twice, on keys of one slot.
+        Raises LockUnavailable or LockReadOnly."""
         sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         try:
             return await self.link.call("EVALSHA", sha, len(keys), *keys, *args, key=keys[0])
