@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncConnection
 from typing_extensions import Unpack
 
 from solocron.clock import Clock, SystemClock
@@ -21,13 +22,14 @@ from solocron.cron.scheduler import Scheduler
 from solocron.errors import ConfigError, StorageUnavailable, UnknownJob
 from solocron.settings import Settings, load
 from solocron.watchdog import Watchdog
+from solocron.web.asgi import AsgiSockets
 from solocron.web.dashboard import Dashboard
 from solocron.web.guard import is_loopback
 from solocron.web.operations import Operations
 from solocron.web.server import WebServer, problems, routes
 from solocron.web.status import overview
 from solocron.web.ticks import Ticks
-from solocron.wiring import build, fleet_of, metrics_of, policies, store_jobs
+from solocron.wiring import Stores, build, fleet_of, metrics_of, policies, store_jobs
 
 log = logging.getLogger("solocron")
 
@@ -38,13 +40,18 @@ class Solocron:
     """Cron jobs that run once, their stores and notifications, on the running event loop.
 
     `async with cron:` runs the jobs; `cron.attach(app)` runs them with an aiohttp application and
-    adds the routes; `solocron serve` does so with a server of its own. Installs no signal handler
-    and no loop. Raises ConfigError for settings that cannot work.
+    adds the routes, `cron.lifespan` and the ASGI application `cron.websocket` are for one of ASGI;
+    `cron.serving()` has a server of its own. Installs no signal handler and no loop. Raises
+    ConfigError for settings that cannot work.
     """
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, clock: Clock | None = None, stores: Stores | None = None
+    ) -> None:
+        """`stores` says where stores are kept, if not where the settings do: in a table of one's
+        own, or wherever a repository of one's own has them."""
         self.settings = settings
-        self.parts = build(settings, clock or SystemClock())
+        self.parts = build(settings, clock or SystemClock(), stores)
         self._jobs = Registry(zone=settings.timezone, policies=policies(settings))
         self._scheduler: Scheduler | None = None
         self._watchdog = Watchdog()
@@ -54,13 +61,17 @@ class Solocron:
             asyncio.Event() for _ in range(4)
         )
         self._background: asyncio.Task[None] | None = None
+        self.websocket = AsgiSockets(
+            self.parts.hub, self.parts.authenticator, self.parts.connections,
+            origins=settings.allowed_origins, is_up=self._is_up, lifespan=self.lifespan,
+        )  # fmt: skip
         for job in store_jobs(settings, self.parts):
             self.add(job)
 
     @classmethod
-    def from_env(cls) -> Self:
+    def from_env(cls, *, stores: Stores | None = None) -> Self:
         """A service with the settings of the environment."""
-        return cls(load())
+        return cls(load(), stores=stores)
 
     # -- jobs ------------------------------------------------------------------------------
 
@@ -101,6 +112,19 @@ class Solocron:
         outcome = await self.parts.runner.run_tick(job, now, origin="manual")
         await self.parts.relay.flush()
         return outcome
+
+    async def notify(
+        self, store_id: str, type: str, data: Mapping[str, Any],
+        connection: AsyncConnection | None = None,
+    ) -> int:  # fmt: skip
+        """Write a notification of one's own for those who watch the store; its seq. `type` is a
+        CloudEvents type that does not begin with `store.`, `data` at most 16 KiB of JSON.
+
+        With a `connection` to the service's database it is part of that transaction, and published
+        once that is committed: change first and notify last. Raises InvalidInput (of an unknown
+        store, too) or StorageUnavailable.
+        """
+        return await self.parts.notifier(store_id, type, data, connection)
 
     # -- lifecycle -------------------------------------------------------------------------
 
@@ -182,6 +206,8 @@ class Solocron:
         """Everything, from the first connection to the last; each wait for it ends with it."""
         parts = self.parts
         try:
+            with suppress(StorageUnavailable):  # _migrated asks again
+                await parts.stores.repository.check()
             async with parts.locks:
                 try:
                     await self._live(scheduler)
@@ -190,6 +216,8 @@ class Solocron:
                     await parts.connections.drain()
                     await parts.board.close()
                     await parts.alerts.close()
+        except ConfigError:
+            raise
         except Exception:
             log.critical("The service stopped: a part of it broke", exc_info=True)
             raise
@@ -245,6 +273,10 @@ class Solocron:
                 if database.dialect == "sqlite":
                     await database.migrate()
                 await database.check()
+                await self.parts.stores.repository.check()
+                return
+            except ConfigError as error:
+                log.error("The stores cannot be used: %s", error)
                 return
             except StorageUnavailable as error:
                 if not said and not database.is_lost:
@@ -261,11 +293,13 @@ class Solocron:
 
     # -- the web side ----------------------------------------------------------------------
 
+    def _is_up(self) -> bool:
+        return self._background is not None and not self._background.done()
+
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether this server should get traffic, and the state of its parts. Without Redis it
         works on the ledger, so only the database and a stop count against it."""
-        background = self._background
-        draining = self._stopping.is_set() or background is None or background.done()
+        draining = self._stopping.is_set() or not self._is_up()
         database = not draining and await self.parts.database.is_ready()
         state = {
             "redis": "up" if self.parts.locks.link.is_up else "down",
@@ -317,6 +351,12 @@ class Solocron:
         app.add_routes(self.routes())
         app.cleanup_ctx.append(run)
         app.on_shutdown.append(drain)
+
+    @asynccontextmanager
+    async def lifespan(self, app: object) -> AsyncIterator[None]:
+        """Start and stop with an ASGI application, such as `FastAPI(lifespan=cron.lifespan)`."""
+        async with self:
+            yield
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[WebServer]:
