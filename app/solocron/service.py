@@ -22,6 +22,7 @@ from solocron.cron.scheduler import Scheduler
 from solocron.errors import ConfigError, StorageUnavailable, UnknownJob
 from solocron.settings import Settings, load
 from solocron.watchdog import Watchdog
+from solocron.web.asgi import AsgiSockets
 from solocron.web.dashboard import Dashboard
 from solocron.web.guard import is_loopback
 from solocron.web.operations import Operations
@@ -39,8 +40,9 @@ class Solocron:
     """Cron jobs that run once, their stores and notifications, on the running event loop.
 
     `async with cron:` runs the jobs; `cron.attach(app)` runs them with an aiohttp application and
-    adds the routes; `solocron serve` does so with a server of its own. Installs no signal handler
-    and no loop. Raises ConfigError for settings that cannot work.
+    adds the routes, `cron.lifespan` and the ASGI application `cron.websocket` are for one of ASGI;
+    `cron.serving()` has a server of its own. Installs no signal handler and no loop. Raises
+    ConfigError for settings that cannot work.
     """
 
     def __init__(
@@ -59,6 +61,10 @@ class Solocron:
             asyncio.Event() for _ in range(4)
         )
         self._background: asyncio.Task[None] | None = None
+        self.websocket = AsgiSockets(
+            self.parts.hub, self.parts.authenticator, self.parts.connections,
+            origins=settings.allowed_origins, is_up=self._is_up, lifespan=self.lifespan,
+        )  # fmt: skip
         for job in store_jobs(settings, self.parts):
             self.add(job)
 
@@ -287,11 +293,13 @@ class Solocron:
 
     # -- the web side ----------------------------------------------------------------------
 
+    def _is_up(self) -> bool:
+        return self._background is not None and not self._background.done()
+
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether this server should get traffic, and the state of its parts. Without Redis it
         works on the ledger, so only the database and a stop count against it."""
-        background = self._background
-        draining = self._stopping.is_set() or background is None or background.done()
+        draining = self._stopping.is_set() or not self._is_up()
         database = not draining and await self.parts.database.is_ready()
         state = {
             "redis": "up" if self.parts.locks.link.is_up else "down",
@@ -343,6 +351,12 @@ class Solocron:
         app.add_routes(self.routes())
         app.cleanup_ctx.append(run)
         app.on_shutdown.append(drain)
+
+    @asynccontextmanager
+    async def lifespan(self, app: object) -> AsyncIterator[None]:
+        """Start and stop with an ASGI application, such as `FastAPI(lifespan=cron.lifespan)`."""
+        async with self:
+            yield
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[WebServer]:

@@ -13,8 +13,8 @@ function report(error) { (globalThis.reportError ?? console.error)(error); }
 function whole(url) { // a page's own address is what a relative one goes on from
   const page = globalThis.location?.href;
   try { return new URL(url, page); } catch {
-    throw new TypeError(`${url} is no URL${page ? "" : ": outside of a page give all of it, such as "
-      + "wss://shop.example/ws"}`);
+    const remedy = page ? "" : ": outside of a page give all of it, such as wss://shop.example/ws";
+    throw new TypeError(`${url} is no URL${remedy}`);
   }
 }
 
