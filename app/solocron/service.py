@@ -45,7 +45,10 @@ class Solocron:
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
         self.settings = settings
         self.parts = build(settings, clock or SystemClock())
-        self._jobs = Registry(zone=settings.timezone, policies=policies(settings))
+        self._jobs = Registry(
+            zone=settings.timezone, policies=policies(settings),
+            kept_ms=int(max(settings.history, settings.catch_up) * 1000),
+        )  # fmt: skip
         self._scheduler: Scheduler | None = None
         self._watchdog = Watchdog()
         self.inquiry = self._inquiry()

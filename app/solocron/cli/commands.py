@@ -96,13 +96,17 @@ def jobs(as_json: JsonOption = False) -> None:
             "schedule": job.calendar.expression,
             "zone": job.calendar.zone,
             "next_tick": moment(job.calendar.next_after(now)),
+            "delay_s": job.delay_ms / 1000,
             "ttl_s": job.ttl_ms // 1000,
+            "overlap": job.overlap,
+            "catch_up": job.catch_up,
             "lock_key": job.lock_key,
         }
         for job in cron.jobs.values()
     ]
     headings = {"job": "job", "schedule": "schedule", "zone": "zone", "next_tick": "next tick",
-                "ttl_s": "TTL s", "lock_key": "lock key"}  # fmt: skip
+                "delay_s": "delay s", "ttl_s": "TTL s", "overlap": "overlap",
+                "catch_up": "catch-up", "lock_key": "lock key"}  # fmt: skip
     print_rows(rows, headings, as_json)
 
 

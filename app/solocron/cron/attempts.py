@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from solocron.clock import Clock
 from solocron.cron.heart import heartbeats
-from solocron.cron.job import Job
+from solocron.cron.job import MAX_BACKOFF_MS, Job
 from solocron.cron.outcome import Outcome
 from solocron.cron.run import Run
 from solocron.errors import LeaseLost, StorageUnavailable
@@ -16,7 +16,6 @@ from solocron.ledger import Ledger, RunKey
 from solocron.tracing import Tracer
 
 UnderWay = tuple[Job, float]  # and since when, monotonic in s
-_MAX_BACKOFF_MS = 300_000
 
 
 class Attempts:
@@ -40,7 +39,7 @@ class Attempts:
         for told in self.begun:
             told(job)
         try:
-            async with heartbeats(run, self._ledger, self._clock, self._lease_ms):
+            async with heartbeats(run, self._ledger, self._clock, self._lease_of(job)):
                 async with run.lease.guard():
                     counts, error, duration_ms = await self._repeat(job, run)
                 # The attempt number guards this write: a body that is done is not run again only
@@ -56,6 +55,9 @@ class Attempts:
         finally:
             self.under_way.pop((run.job, run.tick), None)
 
+    def _lease_of(self, job: Job) -> int:
+        return job.lease_ms or self._lease_ms
+
     async def _repeat(self, job: Job, run: Run) -> tuple[Mapping[str, int], str | None, int]:
         """Run the body until it succeeds or its attempts are used up: its counts, its error and
         the duration in ms."""
@@ -64,9 +66,9 @@ class Attempts:
             counts, error = await self._body(job, run)
             if error is None or run.attempt >= job.attempts:
                 break
-            pause_ms = min(job.backoff_ms * 2 ** min(run.attempt - 1, 20), _MAX_BACKOFF_MS)
+            pause_ms = min(job.backoff_ms * 2 ** min(run.attempt - 1, 20), MAX_BACKOFF_MS)
             await asyncio.sleep(pause_ms / 1000)
-            await self._next_attempt(run)
+            await self._next_attempt(job, run)
         return counts, error, int((self._clock.monotonic() - started) * 1000)
 
     async def _body(self, job: Job, run: Run) -> tuple[Mapping[str, int], str | None]:
@@ -85,10 +87,10 @@ class Attempts:
         run.ensure_leased()
         return counts, text
 
-    async def _next_attempt(self, run: Run) -> None:
+    async def _next_attempt(self, job: Job, run: Run) -> None:
         key = run.key
         if not await self._ledger.retry(
-            key, owner=self._owner, lease_ms=self._lease_ms, fallback=run.fallback
+            key, owner=self._owner, lease_ms=self._lease_of(job), fallback=run.fallback
         ):
             raise LeaseLost(f"attempt {key.attempt} of {key.job} was superseded")
         run.key = RunKey(key.job, key.tick, key.attempt + 1)

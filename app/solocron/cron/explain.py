@@ -16,7 +16,7 @@ from solocron.cron.board import Presence, keep_ms
 from solocron.cron.job import Job
 from solocron.cron.journal import Entry
 from solocron.cron.outcome import BEGUN
-from solocron.cron.sweep import is_free
+from solocron.cron.sweep import is_free, is_missed
 from solocron.cron.wording import WORDS, Words
 from solocron.errors import InvalidInput
 from solocron.locks.results import Survey, token_tick
@@ -69,7 +69,7 @@ def asked_tick(job: Job, text: str | None, now_ms: float) -> tuple[int, str]:
     has one) or UTC epoch ms; None or 'latest': the newest tick that has come. Raises
     InvalidInput."""
     if text in (None, "latest"):
-        newest = job.calendar.latest_at(now_ms)
+        newest = job.latest_due(now_ms)
         return (newest, "") if newest is not None else (job.calendar.next_after(now_ms), "")
     assert text is not None
     remedy = "give a time such as 2026-03-29T06:00, or UTC epoch ms, before the year 2100"
@@ -134,8 +134,13 @@ def _conclusion(facts: Facts, is_tick: bool) -> tuple[State, Words]:
         if entry.verdict in BEGUN and entry.verdict != "lost":
             state: State = "failed" if entry.verdict == "failed" else "succeeded"
             return state, (f"{worker} {_said(entry)}", WORDS[entry.verdict][1])
-    if facts.tick > facts.now_ms:
-        return "not-due", (f"its time has not come: {_span(facts.tick - facts.now_ms)} to go", "")
+    due_ms = facts.tick + (facts.job.delay_ms if is_tick else 0)
+    if due_ms > facts.now_ms:
+        delay = f", {_span(facts.job.delay_ms)} of them by its jitter" if facts.job.delay_ms else ""
+        return "not-due", (
+            f"its time has not come: {_span(due_ms - facts.now_ms)} to go{delay}",
+            "",
+        )
     if not is_tick:
         calendar = facts.job.calendar
         before, after = calendar.latest_at(facts.tick), calendar.next_after(facts.tick)
@@ -181,9 +186,10 @@ def _by_ledger(facts: Facts, run: Mapping[str, Any]) -> tuple[State, Words]:
 
 def _not_run(facts: Facts) -> tuple[State, Words]:
     """Why the ledger knows no run of a tick that has come."""
-    job, age_ms = facts.job, facts.now_ms - facts.tick
+    job = facts.job
+    age_ms = facts.now_ms - facts.tick - job.delay_ms
     said = {entry.verdict for entry in facts.verdicts.values()}
-    open_still = age_ms <= job.catch_up_ms
+    open_still = not is_missed(job, facts.tick, facts.now_ms)
     if age_ms > facts.kept_ms and not said:
         return "unknown", ("the ledger keeps its runs no longer (SOLOCRON_HISTORY)", "")
     if facts.survey is not None and facts.survey.paused and open_still:
@@ -340,9 +346,9 @@ def _said_nothing(facts: Facts, worker: Presence) -> Words:
         return f"runs the job by another schedule, {theirs[:250]!r}", (
             "give all servers the same SOLOCRON_TIMEZONE and schedules"
         )
-    if tick > facts.now_ms:
+    if tick + facts.job.delay_ms > facts.now_ms:
         return "waits for it", ""
-    if facts.now_ms - tick < facts.silent_ms:
+    if facts.now_ms - tick - facts.job.delay_ms < facts.silent_ms:
         return "has not told yet", f"ask again in {_span(facts.silent_ms)}"
     if facts.now_ms - tick > keep_ms(facts.job, tick):
         return "told of it too long ago: Redis keeps a day, or 500 ticks", ""

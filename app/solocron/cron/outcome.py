@@ -68,4 +68,5 @@ def verdict_of(job: Job, tick: int, outcome: Outcome, origin: str = "schedule") 
     if outcome.fallback:
         return "fallback"
     begun_ms = tick if outcome.begun_ms is None else outcome.begun_ms
-    return "late" if begun_ms - tick > late_after_ms(job.calendar, tick) else "ran"
+    late_ms = begun_ms - tick - job.delay_ms
+    return "late" if late_ms > late_after_ms(job.calendar, tick) else "ran"

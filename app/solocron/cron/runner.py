@@ -91,6 +91,9 @@ class Runner:
         for tick in ticks:
             self._enter(job, tick, Outcome("skipped", "missed"), "sweep")
 
+    def _lease_of(self, job: Job) -> int:
+        return job.lease_ms or self._lease_ms
+
     def _enter(self, job: Job, tick: int, outcome: Outcome, origin: str) -> None:
         self.journal.note(entry_of(job, tick, outcome, origin, self._clock.now_ms()))
 
@@ -98,7 +101,7 @@ class Runner:
         wanted = tick if origin in ("schedule", "sweep") else -1
         try:
             claim = await self._locks.claim(
-                job.lock_key, wanted, job.ttl_ms, lease_ms=self._lease_ms
+                job.lock_key, wanted, job.ttl_ms, lease_ms=self._lease_of(job)
             )
         except LockUnavailable as error:
             self._note(job, failed=str(error))
@@ -149,7 +152,7 @@ class Runner:
             )
             ran = outcome.state in ("succeeded", "failed")
             if settle == tick and ran and job.overlap == "skip":  # only a run is in a tick's way
-                covers = job.calendar.latest_at(self._clock.now_ms()) or -1
+                covers = job.latest_due(self._clock.now_ms()) or -1
             return outcome
         finally:
             await self._locks.release(lease, settle=settle, covers=covers)
@@ -157,8 +160,8 @@ class Runner:
     async def _run_without_redis(self, job: Job, tick: int, origin: str) -> Outcome:
         """Fallback: the ledger arbitrates, and its heartbeat is the lease."""
         lease = Lease(
-            job.lock_key, self._locks.new_token(tick), ttl_ms=job.ttl_ms, lease_ms=self._lease_ms,
-            sent_at_s=self._clock.monotonic(), clock=self._clock,
+            job.lock_key, self._locks.new_token(tick), ttl_ms=job.ttl_ms,
+            lease_ms=self._lease_of(job), sent_at_s=self._clock.monotonic(), clock=self._clock,
         )  # fmt: skip
         try:
             outcome, _ = await self._run_due(job, tick, lease, origin, settled=-1, fallback=True)
@@ -215,12 +218,21 @@ class Runner:
             job.name, since_ms=tick - job.catch_up_ms, before_ms=tick,
             now_ms=int(self._clock.now_ms()),
         )  # fmt: skip
-        if job.overlap == "queue" and settled < 0:  # Redis is away, or has forgotten
-            settled = (await self._ledger.latest_ticks([job.name])).get(job.name, -1)
-        if job.overlap == "queue" and settled >= 0:
+        if job.every and settled < 0:  # Redis is away, or has forgotten
+            settled = await self._settled_by_ledger(job)
+        if job.every and settled >= 0:
             oldest = tick - job.catch_up_ms
             self.say_missed(job, job.calendar.between(settled, oldest - 1, MAX_MISSED))
         return ticks_to_run(job, tick, settled=settled, unfinished=unfinished)
+
+    async def _settled_by_ledger(self, job: Job) -> int:
+        """The newest tick that is settled as far as the ledger knows (-1: none): with overlap
+        `skip`, those that came while the newest one ran are."""
+        tick = (await self._ledger.latest_ticks([job.name])).get(job.name, -1)
+        if tick < 0 or job.overlap == "queue":
+            return tick
+        (run,) = await self._ledger.history(job.name, 1, tick=tick) or [{"finished_at": None}]
+        return max(tick, job.latest_due(run["finished_at"] or 0) or -1)
 
     async def _run_one(
         self, job: Job, tick: int, lease: Lease, origin: str, fallback: bool
@@ -229,7 +241,7 @@ class Runner:
         try:
             verdict = await self._ledger.begin(
                 job.name, tick, owner=self._owner, now_ms=int(self._clock.now_ms()),
-                lease_ms=self._lease_ms, max_attempts=job.attempts, fallback=fallback,
+                lease_ms=self._lease_of(job), max_attempts=job.attempts, fallback=fallback,
                 origin="manual" if origin == "manual" else "schedule",
             )  # fmt: skip
         except StorageUnavailable as down:

@@ -59,7 +59,9 @@ class Scheduler:
             return
         self._started_ms = self._clock.now_ms()
         for job in self._jobs.values():
-            trigger = Trigger(job.calendar, self._clock, partial(self._fire, job))
+            trigger = Trigger(
+                job.calendar, self._clock, partial(self._fire, job), delay_ms=job.delay_ms
+            )
             trigger.start()
             self._triggers.append(trigger)
         self._sweeper = asyncio.create_task(self._sweep_forever(), name="sweep")
@@ -177,7 +179,7 @@ class Scheduler:
             silent = [
                 each
                 for each in expired
-                if each.job == job.name and not is_missed(job, each.tick, now)
+                if each.job == job.name and not is_missed(job, each.tick, now, began=True)
             ]
             if not silent or self._is_running(job):
                 continue
@@ -203,7 +205,7 @@ class Scheduler:
             self._floors[job.name] = self._start_floor(job) if tick is None else tick - 1
 
     def _start_floor(self, job: Job) -> int:
-        return job.calendar.latest_at(self._started_ms) or 0
+        return job.latest_due(self._started_ms) or 0
 
     async def _act(self, job: Job, settled: int, now: float) -> None:
         if self._is_running(job):

@@ -68,7 +68,7 @@ def _run_fields() -> dict[str, Schema]:
         "origin": {**_TEXT, "description": "schedule, or manual: by hand."},
         "fallback": {**_FLAG, "description": "It was begun without Redis."},
         "started_at": _TIME, "finished_at": _or_null(_TIME), "duration_ms": _or_null(_COUNT),
-        "late_ms": {**_or_null(_COUNT), "description": "From its tick to its beginning."},
+        "late_ms": {**_or_null(_COUNT), "description": "From when it was due to its beginning."},
         "error": _or_null(_TEXT),
         "result": {"type": "object", "additionalProperties": {"type": "integer"}},
     }  # fmt: skip
@@ -78,7 +78,9 @@ def _job_fields() -> dict[str, Schema]:
     runs = {**_or_null(_list(ref("Run"))), "description": "The newest, newest first."}
     return {
         "job": _TEXT, "schedule": _TEXT, "timezone": _TEXT, "lock_key": _TEXT,
-        "next_tick": _TIME, "paused": _or_null(_FLAG), "paused_until": _or_null(_TIME),
+        "next_tick": _TIME,
+        "delay_ms": {**_COUNT, "description": "Its runs begin so much after its ticks (jitter)."},
+        "paused": _or_null(_FLAG), "paused_until": _or_null(_TIME),
         "paused_by": _or_null(_TEXT),
         "owner": {**_or_null(_TEXT), "description": "Who holds its lock."},
         "lock_ttl_ms": _or_null({"type": "integer"}), "settled_tick": _or_null(_TIME),
