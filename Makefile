@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test model demo chaos delivery bench-push setup clean
+.PHONY: test model demo chaos delivery bench-push bench-locks peers-locks peers-node setup clean
 
 setup: .venv/ready ## an environment with the pinned dependencies
 
@@ -43,5 +43,22 @@ delivery: setup ## each notification to each client once; CLIENTS, NOTIFICATIONS
 bench-push: setup ## speed and memory of WebSocket clients beside other libraries; ARGS=--quick, --help
 	@PYTHONPATH=app:tests PYTHONWARNINGS=ignore $(BIN)/python -m benchmarks.push $(ARGS)
 
+bench-locks: setup ## locks per second beside other libraries; ARGS=--quick, --help
+	@$(MAKE) --no-print-directory peers-locks peers-node || echo "not all peers are installed"
+	@PYTHONPATH=app:tests PYTHONWARNINGS=ignore $(BIN)/python -m benchmarks.locks $(ARGS)
+
+peers-locks: .venv-peers/locks/ready ## the libraries that bench-locks compares with
+peers-node: .venv-peers/node/ready
+
+.venv-peers/node/ready: tests/benchmarks/peers-node.txt
+	mkdir -p .venv-peers/node
+	npm install --silent --no-audit --no-fund --prefix .venv-peers/node $$(cat $<)
+	touch $@
+
+.venv-peers/%/ready: tests/benchmarks/peers-%.txt
+	$(PYTHON) -m venv .venv-peers/$*
+	.venv-peers/$*/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv .venv-peers build dist

@@ -28,10 +28,15 @@ _START = """async ([stores, options]) => {
 }"""
 
 
+def chromium() -> str | None:
+    """The path of the system's, if there is one."""
+    return next(filter(None, map(shutil.which, _NAMES)), None)
+
+
 @asynccontextmanager
 async def browser_page(**options: Any) -> AsyncIterator[Page]:
     """An empty page, with Playwright's options; at the end nothing may have been thrown in it."""
-    path = next(filter(None, map(shutil.which, _NAMES)), None)
+    path = chromium()
     if path is None:
         pytest.skip("chromium is missing: apt-get install chromium")
     async with async_playwright() as playwright:

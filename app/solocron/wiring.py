@@ -174,6 +174,7 @@ def _alerts(
     teller = Teller(alert_channels(settings.alert_channel_urls), environment=settings.environment)
     return Alerts(
         look, fleet, teller, runner, clock=clock, after_s=settings.alert_after,
+        differ_s=settings.lease + settings.silent_ms / 1000,
         every_s=min(settings.sweep, settings.alert_after / 4),
     )  # fmt: skip
 

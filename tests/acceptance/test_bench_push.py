@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
+from benches import bench, start
+from benchmarks.common_process import Process
 from benchmarks.push import swarm as module
-from benchmarks.push.measure import closing
-from benchmarks.push.server_process import Server, running
+from benchmarks.push.measure import closing, running
 from benchmarks.push.swarm import Plan, Swarm, SwarmError, allow_files
 from benchmarks.push.world import frames, payloads
 
@@ -24,33 +23,24 @@ _ROWS = (
 )  # fmt: skip
 
 
-async def start(*args: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "ignore", "-m", "benchmarks.push", *args,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )  # fmt: skip
-
-
-async def bench(*args: str) -> tuple[int, str, str]:
-    process = await start(*args)
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
 @pytest.mark.timeout(300)
-async def test_a_small_run_measures_each_thing_and_compares_what_every_client_got() -> None:
-    code, out, err = await bench("--clients=20", "--idle=100", "--passes=1", "--rounds=2")
-    assert code == 0, err
+async def test_a_small_run_measures_each_thing_and_compares_what_every_client_got(
+    tmp_path: Path,
+) -> None:
+    ran = await bench(
+        "push", "--clients=20", "--idle=100", "--passes=1", "--rounds=2", folder=tmp_path
+    )
+    assert ran.code == 0, ran.err
     for row in _ROWS:
-        assert row in out, out
+        assert row in ran.out, ran.out
     for aim in ("aim >= 2", "aim >= 5", "aim >= 0.9", "aim <= 1.25"):
-        assert aim in out, out
+        assert aim in ran.out, ran.out
 
 
-async def test_ctrl_c_ends_every_process_it_started() -> None:
-    process = await start("--clients=20", "--only=deliveries", "--passes=90000")
+async def test_ctrl_c_ends_every_process_it_started(tmp_path: Path) -> None:
+    process = await start(
+        "push", "--clients=20", "--only=deliveries", "--passes=90000", folder=tmp_path
+    )
     async with asyncio.timeout(60):
         while len(served := servers(process.pid)) < 5:
             await asyncio.sleep(0.05)
@@ -82,14 +72,14 @@ def servers(pid: int) -> list[int]:
     ]  # fmt: skip
 
 
-async def test_help_says_what_is_measured_and_a_wrong_number_what_to_give() -> None:
-    code, out, _ = await bench("--help")
-    assert code == 0 and "byte for byte" in out
-    code, _, err = await bench("--clients=none")
-    assert code == 2 and "give a whole number" in err
+async def test_help_says_what_is_measured_and_a_wrong_number_what_to_give(tmp_path: Path) -> None:
+    ran = await bench("push", "--help", folder=tmp_path)
+    assert ran.code == 0 and "byte for byte" in ran.out
+    ran = await bench("push", "--clients=none", folder=tmp_path)
+    assert ran.code == 2 and "give a whole number" in ran.err
 
 
-def sent(server: Server, swarm: Swarm, expected: bytes) -> None:
+def sent(server: Process, swarm: Swarm, expected: bytes) -> None:
     """Have three clients get message 1, and compare."""
     swarm.connect(Plan("", b"", b"") for _ in range(3))
     server.tell("send", 1, 1, 200)
@@ -109,7 +99,7 @@ def test_a_wrong_or_missing_message_is_an_error(
         closing() as swarms,
         pytest.raises(SwarmError, match=flaw),
     ):
-        sent(server, swarms(server.port), expected)
+        sent(server, swarms(server.said), expected)
 
 
 def test_too_few_files_are_told_with_the_remedy() -> None:

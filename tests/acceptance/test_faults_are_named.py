@@ -1,39 +1,48 @@
-"""A fault is named wherever an operator looks, within ten seconds: by `explain` and `doctor`, as an
-alert, as a metric and on the dashboard. Real workers, a real Redis, real signals."""
+"""A fault in `solocron demo` is named wherever an operator looks, within ten seconds: by `explain`
+and `doctor`, as an alert and in the log, as a metric and on the dashboard."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 import signal
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from playwright.async_api import Page
 
+from browsing import browser_page, chromium
 from commands import Cli
-from conftest import RedisServer
-from workers import Worker, prepare, until
+from demos import Demo, demos
+from workers import until
+
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(180)]
 
 WITHIN_S = 10
 BUILT_IN = "store-open-reminder"  # known to the command line also while Redis is away
-SETTINGS = {
-    "sweep": 0.5, "lease": 2, "alert_after": 1, "store_open_reminder_schedule": "*/2 * * * * *",
-}  # fmt: skip
+ROWS = """[...document.querySelectorAll("tr, p")]
+    .map((each) => each.textContent.replace(/\\s+/g, " ").trim())"""
 
 
 @dataclass
-class Fleet:
-    """Two workers, and all the places where an operator looks. Metrics are of each worker, as
-    Prometheus has them; the rest is asked of the last one."""
+class Show:
+    """A demo, and all the places where an operator looks. Metrics are of each worker, as Prometheus
+    has them; the rest is asked of the last one, whose dashboard stays open in the browser."""
 
+    demo: Demo
     cli: Cli
-    workers: list[Worker]
     http: aiohttp.ClientSession
+    page: Page | None
+    redis: int
+    workers: list[int]
+    ports: list[int]
     job: str = BUILT_IN
     gone: frozenset[int] = frozenset()
 
@@ -41,9 +50,8 @@ class Fleet:
         result = await self.cli(*args, "--json")
         return json.loads(result.out) if result.out else {}
 
-    async def _page(self, path: str, worker: int = -1) -> str:
-        url = f"http://127.0.0.1:{self.workers[worker].port}{path}"
-        async with self.http.get(url) as response:
+    async def _text(self, path: str, worker: int = -1) -> str:
+        async with self.http.get(f"http://127.0.0.1:{self.ports[worker]}{path}") as response:
             assert response.status == 200, await response.text()
             return await response.text()
 
@@ -61,31 +69,37 @@ class Fleet:
 
     async def alerts(self) -> list[str]:
         """`alert job: detail`."""
-        told = json.loads(await self._page("/api/v1/alerts"))["alerts"]
+        told = json.loads(await self._text("/api/v1/alerts"))["alerts"]
         return [f"{each['alert']} {each['job']}: {each['detail']}" for each in told]
+
+    async def log(self) -> list[str]:
+        """What the demo has printed, which is what the workers logged of it."""
+        return list(self.demo.lines)
 
     async def metrics(self) -> list[str]:
         """A line of a sample each."""
-        pages = [await self._page("/metrics", each) for each in self._answering()]
+        answering = [n for n in range(len(self.ports)) if n not in self.gone]
+        pages = [await self._text("/metrics", each) for each in answering]
         return [line for page in pages for line in page.splitlines()]
 
-    def _answering(self) -> list[int]:
-        return [n for n in range(len(self.workers)) if n not in self.gone]
-
     async def dashboard(self) -> list[str]:
-        """A row of a table, or a paragraph, each."""
-        page = await self._page("/dashboard")
-        return [" ".join(each.split()) for each in page.replace("</tr>", "<p").split("<p")]
+        """A row of a table, or a paragraph, each; of the HTML where there is no browser."""
+        if self.page is not None:
+            return list(await self.page.evaluate(ROWS))
+        html = re.split("</tr>|<p", await self._text("/dashboard"))
+        return [" ".join(re.sub("<[^>]*>", " ", f"<{each}").split()) for each in html]
 
-    async def is_known(self) -> bool:
-        """Whether each worker has told of itself since the last one was started."""
-        told = json.loads(await self._page("/api/v1/workers"))["workers"]
-        last = max((each["started_ms"] for each in told), default=0)
-        return sum(each["seen_ms"] > last for each in told) == len(self.workers)
+    async def is_well(self) -> bool:
+        """Whether each worker tells of itself, nothing is raised, and the job ran well."""
+        told = json.loads(await self._text("/api/v1/workers"))["workers"]
+        all_alive = sum(each["alive"] for each in told) == len(self.workers)
+        if not all_alive or await self.alerts():
+            return False
+        return bool((await self._told("explain", self.job))["state"] == "succeeded")
 
-    async def names(self, *wanted: tuple[str, ...]) -> None:
-        """In each place there is, in time, a line with all of the words: (place, word, ...). Raises
-        what it said instead."""
+    async def names(self, fault: Callable[[], None], *wanted: tuple[str, ...]) -> None:
+        """Once the fault is there, each place has in time a line with all of the words: (place,
+        word, ...). Raises what it said instead."""
         last: dict[tuple[str, ...], list[str]] = {}
 
         async def shows(place: str, *words: str) -> None:
@@ -96,6 +110,7 @@ class Fleet:
                     return
                 await asyncio.sleep(0.1)
 
+        fault()
         try:
             async with asyncio.timeout(WITHIN_S), asyncio.TaskGroup() as group:
                 for each in wanted:
@@ -104,77 +119,96 @@ class Fleet:
             raise AssertionError(f"not named within {WITHIN_S} s: {last}") from None
 
 
-@asynccontextmanager
-async def fleet(
-    redis: RedisServer, database: str, folder: Path, job: Mapping[str, Any] | None = None
-) -> AsyncIterator[Fleet]:
-    await (await prepare(database)).close()
-    workers = await asyncio.gather(
-        *(
-            Worker.start(
-                redis=redis.url, database=database, job=job and {**job, "name": name}, **SETTINGS
-            )
-            for name in ("w0", "w1")
-        )
+async def variables_of(setup: str) -> dict[str, str]:
+    """What a shell has after it has read the file that the demo names."""
+    shell = await asyncio.create_subprocess_exec(
+        "sh", "-c", f". {setup}; env", stdout=asyncio.subprocess.PIPE, env={"PATH": "/bin:/usr/bin"}
     )
-    variables = {f"SOLOCRON_{name.upper()}": str(value) for name, value in SETTINGS.items()}
-    cli = Cli(folder, {"REDIS_URL": redis.url, "DATABASE_URL": database, **variables})
-    try:
-        async with aiohttp.ClientSession() as http:
-            here = Fleet(cli, workers, http)
-            await until(here.is_known)
-            yield here
-    finally:
-        await asyncio.gather(*(each.stop() for each in workers))
-        await cli.close()
+    out, _ = await shell.communicate()
+    lines = [line.partition("=") for line in out.decode().splitlines()]
+    return {name: value for name, _, value in lines if name not in ("PWD", "_", "SHLVL", "OLDPWD")}
 
 
-async def test_redis_is_killed(own_redis: RedisServer, postgres_url: str, tmp_path: Path) -> None:
-    async with fleet(own_redis, postgres_url, tmp_path) as here:
-        own_redis.stop()
+@asynccontextmanager
+async def show(folder: Path, *arguments: str) -> AsyncIterator[Show]:
+    async with AsyncExitStack() as stack:
+        begin = stack.enter_context(demos(folder))
+        demo = begin("--real-time", *arguments)
+        found = await asyncio.to_thread(demo.read_until, r"^To look at it.*: \. (\S+),")
+        reading = asyncio.create_task(asyncio.to_thread(demo.finish))
+        stack.push_async_callback(asyncio.wait, [reading])
+        stack.callback(demo.kill)
+        cli = Cli(folder, await variables_of(found[1]))
+        stack.push_async_callback(cli.close)
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        workers = re.findall(r"worker [ABC] pid (\d+), http://127\.0\.0\.1:(\d+)", demo.output)
+        redis = re.search(r"redis +pid (\d+)", demo.output)
+        assert redis is not None and len(workers) == 3, demo.output
+        page = await stack.enter_async_context(browser_page()) if chromium() else None
+        here = Show(
+            demo, cli, http, page, int(redis[1]),
+            [int(pid) for pid, _ in workers], [int(port) for _, port in workers],
+        )  # fmt: skip
+        if page is not None:
+            await page.goto(f"http://127.0.0.1:{here.ports[-1]}/dashboard")
+        yield here
+
+
+async def test_redis_is_killed(tmp_path: Path) -> None:
+    async with show(tmp_path) as here:
+        await until(here.is_well)
+        port = re.search(r":(\d+)/", here.cli.variables["REDIS_URL"])
+        assert port is not None
         await here.names(
-            ("explain", "redis: what the servers did is not known", str(own_redis.port)),
-            ("doctor", "redis: ", str(own_redis.port)),
+            lambda: os.kill(here.redis, signal.SIGKILL),
+            ("explain", "redis: what the servers did is not known", port[1]),
+            ("doctor", "redis: ", port[1]),
             ("alerts", "redis-down : Redis is away"),
+            ("log", "ALARM: Redis is away"),
             ("metrics", 'solocron_alert{alert="redis-down",job=""} 1'),
             ("dashboard", "Alert redis-down:", "Redis is away"),
             ("dashboard", "Degraded:", "Redis does not answer"),
         )
+        await until(here.is_well)  # the demo starts it again
+        assert "RESOLVED: Redis is there again" in here.demo.output
 
 
-async def test_a_job_fails(own_redis: RedisServer, postgres_url: str, tmp_path: Path) -> None:
-    job = {"error": "no stock", "schedule": "*/2 * * * * *", "attempts": 1}
-    async with fleet(own_redis, postgres_url, tmp_path, job) as here:
-        here.job = "tick-test"
+async def test_a_job_fails(tmp_path: Path) -> None:
+    async with show(tmp_path, "--failing-job") as here:
+        here.job = "stock-check"
+        found = re.search(r"fails until rm (\S+),", here.demo.output)
+        assert found is not None
+        reason = f"RuntimeError: the stock cannot be counted while {found[1]} exists"
+        os.unlink(found[1])
+        await until(here.is_well)
+        here.demo.lines.clear()
         await here.names(
-            ("explain", "failed: ValueError: no stock"),
-            ("doctor", "tick-test: its last run failed: ValueError: no stock"),
-            ("alerts", "job-failed tick-test: the tick-test cron failed: ValueError: no stock"),
-            ("metrics", 'solocron_alert{alert="job-failed",job="tick-test"} 1'),
-            ("dashboard", "Alert job-failed:", "tick-test", "ValueError: no stock"),
+            Path(found[1]).touch,
+            ("explain", f"failed: {reason}"),
+            ("doctor", f"stock-check: its last run failed: {reason}"),
+            ("alerts", f"job-failed stock-check: the stock-check cron failed: {reason}"),
+            ("log", f"ALARM: the stock-check cron failed: {reason}"),
+            ("metrics", 'solocron_alert{alert="job-failed",job="stock-check"} 1'),
+            ("dashboard", "Alert job-failed:", "stock-check", reason),
         )
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-async def test_a_worker_is_gone(
-    how: signal.Signals, own_redis: RedisServer, postgres_url: str, tmp_path: Path
-) -> None:
-    async with fleet(own_redis, postgres_url, tmp_path) as here:
-        gone = here.workers[0]
-        worker = f":{gone.process.pid}:"
-        gone.signal(how)
+async def test_a_worker_is_gone(how: signal.Signals, tmp_path: Path) -> None:
+    async with show(tmp_path) as here:
+        await until(here.is_well)
+        worker = f":{here.workers[0]}:"
         here.gone = frozenset({0})
         await here.names(
+            lambda: os.kill(here.workers[0], how),
             ("explain", worker, "was dead by then: last seen "),
             ("doctor", worker, "it has been silent since "),
             ("alerts", "worker-silent : ", worker, "silent, though not stopped"),
+            ("log", "ALARM: ", worker, "silent, though not stopped"),
             ("metrics", 'solocron_alert{alert="worker-silent",job=""} 1'),
             ("dashboard", "Alert worker-silent:", worker),
-            ("dashboard", 'scope="row"', worker, "silent"),
+            ("dashboard", worker, "silent", "ms late"),
         )
         if how is signal.SIGSTOP:
-            gone.signal(signal.SIGCONT)
-            await here.names(("dashboard", 'scope="row"', worker, "alive"))
-            async with asyncio.timeout(WITHIN_S):
-                while await here.alerts():
-                    await asyncio.sleep(0.1)
+            os.kill(here.workers[0], signal.SIGCONT)
+            await until(here.is_well)

@@ -49,7 +49,7 @@ async def test_jobs_on_all_nodes_are_claimed_renewed_seen_and_settled(cluster: C
         assert len(await other.locks(limit=2)) == 2
         before = [lease.deadline_s for lease in leases]
         await until(lambda: _all_later(before, [lease.deadline_s for lease in leases]))
-        surveys = await other.survey([(key, "* * * * * UTC") for key in keys])
+        surveys = await other.survey(keys)
         assert [each.owner for each in surveys] == [lease.token for lease in leases]
         for lease in leases:
             held = await other.claim(lease.key, 1000, 60_000)

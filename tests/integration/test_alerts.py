@@ -72,6 +72,10 @@ class Fleet:
     def raised(self, worker: int) -> list[str]:
         return [each.name for each in self.workers[worker].parts.alerts.current()]
 
+    async def knows_of(self, workers: int) -> bool:
+        """Whether so many are on the board."""
+        return len(await self.workers[0].parts.board.workers()) == workers
+
     async def is_calm(self) -> bool:
         """Whether no worker knows of an alert."""
         alerts = [each.parts.alerts for each in self.workers]

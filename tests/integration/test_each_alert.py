@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from sqlalchemy import update
@@ -22,13 +22,15 @@ from solocron.clock import SystemClock
 from solocron.cron.alarm import ALARM_AFTER
 from solocron.cron.job import Body, Job
 from solocron.cron.run import Run
+from solocron.cron.ticks import Calendar
 from solocron.storage.engine import Database
 from solocron.storage.tables import deliveries
-from workers import Worker, until
+from workers import NEVER, Worker, prepare, until
 
 __all__ = ["calm"]
 
 DEAD_URL = "sms=json://127.0.0.1:1/none"
+DIFFERING = {"SOLOCRON_ALERT_AFTER": "0.1", "SOLOCRON_LEASE": "1"}  # told after 3.6 s
 
 
 @dataclass
@@ -161,21 +163,17 @@ def differing() -> Scene:
 
     return Scene(
         begin, lambda place: place.fleet.workers.pop().stop(), "one",
-        lambda: (job(), job(schedule="0 0 2 1 *")), {"SOLOCRON_ALERT_AFTER": "0.1"},
+        lambda: (job(), job(schedule="0 0 2 1 *")), DIFFERING,
     )  # fmt: skip
 
 
 def silent() -> Scene:
     async def begin(place: Place) -> None:
         third = await place.start_worker()
-        await until(lambda: seen(place, 3))
+        await until(lambda: place.fleet.knows_of(3))
         await third.kill()
 
     return Scene(begin, Place.start_worker)  # in its place
-
-
-async def seen(place: Place, count: int) -> bool:
-    return len(await place.fleet.workers[0].parts.board.workers()) == count
 
 
 def dead_letters() -> Scene:
@@ -239,3 +237,27 @@ async def test_an_alert_is_told_once_and_its_end_once(
 
 def test_there_is_no_scene_of_what_is_no_alert() -> None:
     assert set(SCENES) == set(KINDS)
+
+
+async def test_schedules_of_servers_that_are_gone_do_not_differ(
+    calm: pytest.MonkeyPatch, http: HttpServer, own_redis: RedisServer, postgres_url: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """A rolling deploy changes a schedule: the old servers are killed, or stop in time."""
+    calm.setenv("REDIS_URL", own_redis.url)
+    calm.setenv("DATABASE_URL", postgres_url)
+    for variable, value in DIFFERING.items():
+        calm.setenv(variable, value)
+    await (await prepare(postgres_url)).close()
+    before = {"redis": own_redis.url, "database": postgres_url, "sweep": 0.2,
+              "job": {"name": "w", "schedule": "0 0 2 1 *"}}  # fmt: skip
+    killed, stopped = await Worker.start(**before), await Worker.start(**before)
+    job = Job(name="tick-test", calendar=Calendar(NEVER), body=quick)
+    async with fleet(http, job, replace(job)) as here:
+        await until(lambda: here.knows_of(4))
+        await killed.kill()
+        await stopped.stop()
+        await until(lambda: here.knows_of(3))
+        await asyncio.sleep(5)
+        assert not [each for each in here.told if "schedule" in each]
+    assert "schedule" not in caplog.text

@@ -259,8 +259,3 @@ async def test_every_lease_is_renewed_in_one_script(redis_server: RedisServer) -
         stats = redis_server.cli("info", "commandstats")
         calls = next(line for line in stats.splitlines() if line.startswith("cmdstat_evalsha"))
         assert int(calls.split("calls=")[1].split(",")[0]) <= 3
-
-
-async def test_two_schedules_for_one_job_are_seen(one: LockManager, other: LockManager) -> None:
-    await one.survey([(KEY, "0 0 * * * UTC")])
-    assert (await other.survey([(KEY, "0 6 * * * UTC")]))[0].schedule == "0 0 * * * UTC"

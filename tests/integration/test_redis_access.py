@@ -33,7 +33,7 @@ async def works(url: str, within_s: float = 5) -> None:
     async with LockManager(url) as locks:
         claim = await locks.claim(KEY, 1000, 60_000)
         assert isinstance(claim, Granted)
-        await locks.survey([(KEY, "* * * * * UTC")])
+        await locks.survey([KEY])
         assert [lock["key"] for lock in await locks.locks()] == [KEY]
         await locks._renew([claim.lease])
         assert locks.statistics.of(KEY).renewals == 1

@@ -512,22 +512,6 @@ async def test_losers_send_one_command_per_tick_and_one_per_sweep_for_all_jobs(
         await winner.stop(0)
 
 
-async def test_two_schedules_for_one_job_are_warned_about_once(
-    redis_server: RedisServer, migrated: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    clock = StoppedClock(START + 1000)
-    async with (
-        server(redis_server.url, migrated, clock, job(Ran())) as one,
-        server(redis_server.url, migrated, clock, job(Ran(), calendar=EVERY_SECOND)) as two,
-    ):
-        for _ in range(3):
-            await one.sweep()
-            await two.sweep()
-    warnings = said(caplog, "Job one has schedule")
-    assert len(warnings) == 1
-    assert "'* * * * * * UTC' here and '*/30 * * * * UTC' on another server" in warnings[0]
-
-
 async def test_two_jobs_of_one_name_are_refused(redis_server: RedisServer, migrated: str) -> None:
     with pytest.raises(ConfigError, match="'one'"):
         async with server(redis_server.url, migrated, SystemClock(), job(Ran()), job(Ran(), "one")):

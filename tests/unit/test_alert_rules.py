@@ -194,18 +194,28 @@ def test_a_run_overruns_what_is_expected_of_it_or_its_ttl() -> None:
 
 
 def test_schedules_differ_of_workers_that_live() -> None:
-    def seen(worker: str, seen_ms: int, **schedules: str) -> Presence:
+    def seen(worker: str, **schedules: str) -> Presence:
         return Presence(
-            worker=worker, host="h", pid=1, version="0", started_ms=0, seen_ms=seen_ms,
+            worker=worker, host="h", pid=1, version="0", started_ms=0, seen_ms=1,
             schedules=schedules,
         )  # fmt: skip
 
-    workers = [
-        seen("me", 100, a="1", b="1", c="1"), seen("same", 100, a="1", other="2"),
-        seen("else", 100, b="2"), seen("gone", 10, c="2"),
-    ]  # fmt: skip
-    assert set(differences("me", workers, 50)) == {("schedules-differ", "b")}
-    assert differences("unknown", workers, 50) == {}
+    workers = [seen("w1", a="1", b="1"), seen("w2", a="1", other="2"), seen("w3", b="2")]
+    ((id_, text),) = differences(workers).items()
+    assert id_ == ("schedules-differ", "b")
+    assert text.startswith("job b has more than one schedule: '1' on w1; '2' on w3: give")
+    assert differences(workers[:2]) == {} == differences([])
+    many = [seen(f"w{n}", b=str(n % 2)) for n in range(9)]
+    assert "'1' on w1, w3, w5 and 1 more: give" in differences(many)["schedules-differ", "b"]
+    apart = [seen(f"{n}" * 300, b=f"{n}" * 300) for n in range(9)]
+    assert len(differences(apart)["schedules-differ", "b"]) < 1000
+
+
+def test_schedules_may_differ_for_as_long_as_a_server_may_be_silent() -> None:
+    rules, place = Rules(AFTER, 70), ("schedules-differ", "one")
+    assert rules.observe(0, 0, {place: "two"}) == rules.observe(69, 0, {place: "three"}) == []
+    (change,) = rules.observe(70, 0, {place: "four"})
+    assert change.text == "four"  # as it is when it is told
 
 
 def told(worker: str, seen_ms: int, started_ms: int = 0, skew_ms: int = 0) -> Presence:

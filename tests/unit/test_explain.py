@@ -38,7 +38,7 @@ def worker(name: str = "w1:1:a", **changes: Any) -> Presence:
 
 def survey(owner: str = "", **changes: Any) -> Survey:
     values: dict[str, Any] = {
-        "owner": owner, "ttl_ms": 90_000, "alive": bool(owner), "settled": None, "schedule": "",
+        "owner": owner, "ttl_ms": 90_000, "alive": bool(owner), "settled": None,
         "pause": None,
     }  # fmt: skip
     return Survey(**{**values, **changes})

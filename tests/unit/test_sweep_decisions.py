@@ -126,7 +126,7 @@ def test_ten_years_of_missed_ticks_are_decided_at_once() -> None:
 def test_a_job_is_free_unless_paused_or_held_by_a_live_owner_or_an_older_server(
     owner: str, alive: bool, paused: bool
 ) -> None:
-    survey = Survey(owner, 1000, alive, None, "", Pause("", 0, 1) if paused else None)
+    survey = Survey(owner, 1000, alive, None, Pause("", 0, 1) if paused else None)
     older_server = owner in ("locked", "a:b:c:d", "x:²")
     held = older_server or (bool(owner) and alive)
     assert is_free(survey) == (not paused and not held)

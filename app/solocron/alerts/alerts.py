@@ -27,12 +27,12 @@ _SAID_ELSEWHERE = ("lock-unavailable", "clock-skew")  # where they are found
 
 
 class Alerts:
-    """The alerts. Run `run()` as a task; `after_s` is for how long something must be away, and
-    `every_s` the pause between two looks."""
+    """The alerts. Run `run()` as a task; `after_s` is for how long something must be away,
+    `differ_s` for how long schedules may differ, and `every_s` the pause between two looks."""
 
     def __init__(
         self, look: Look, fleet: Fleet, teller: Teller, runner: Runner, *, clock: Clock,
-        after_s: float, every_s: float,
+        after_s: float, differ_s: float, every_s: float,
     ) -> None:  # fmt: skip
         self._look = look
         self._fleet = fleet
@@ -40,7 +40,7 @@ class Alerts:
         self._clock = clock
         self._every_s = every_s
         self._hold_ms = int(max(3.0, 6 * every_s) * 1000)
-        self._rules = Rules(after_s)
+        self._rules = Rules(after_s, differ_s)
         self._unclaimed: dict[AlertId, Alert] = {}
         self._alone: set[AlertId] = set()
         self._seen = 1  # alerts of the fleet, as far as known: look into the database at the start

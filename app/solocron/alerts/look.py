@@ -46,7 +46,6 @@ class Look:
         self._deliveries = deliveries
         self._clock = clock
         self._ask_s = ask_s
-        self._silent_ms = silent_ms
         self._silence = Silence(silent_ms / 1000)
         self._counts_dead = counts_dead
         self._asked_s: float | None = None
@@ -94,9 +93,9 @@ class Look:
             holding["database-down", ""] = "the database gives no answer: no tick is run"
         try:
             workers = await self._board.workers()
-            since_ms = self._clock.now_ms() - self._silent_ms
-            holding |= differences(self._board.worker, workers, since_ms)
-            holding |= silences(workers, self._silence(workers, self._clock.monotonic()))
+            silent = self._silence(workers, self._clock.monotonic())
+            holding |= differences([each for each in workers if each.worker not in silent])
+            holding |= silences(workers, silent)
         except LockUnavailable:
             unknown |= {"schedules-differ", "worker-silent"}
             self._silence.forget()  # nor can the workers tell of themselves
@@ -137,13 +136,12 @@ def silences(workers: Sequence[Presence], silent: Collection[str]) -> dict[Alert
         if later:
             starts.remove(later[0])
         else:
-            gone.append(each.worker[:80])
+            gone.append(each.worker)
     if not gone:
         return {}
-    more = f" and {len(gone) - _MOST_NAMED} more" if len(gone) > _MOST_NAMED else ""
     return {("worker-silent", ""): (
-        f"{', '.join(gone[:_MOST_NAMED])}{more}: silent, though not stopped; see whether it is "
-        "gone, frozen or cut off from Redis"
+        f"{_some(gone)}: silent, though not stopped; see whether it is gone, frozen or cut off "
+        "from Redis"
     )}  # fmt: skip
 
 
@@ -159,16 +157,23 @@ def overruns(running: Sequence[UnderWay], now_s: float) -> dict[AlertId, str]:
     return found
 
 
-def differences(worker: str, workers: Sequence[Presence], since_ms: float) -> dict[AlertId, str]:
-    """The jobs of `worker` that another one, seen since then (UTC epoch ms), runs by another
-    schedule."""
-    own = next((each.schedules for each in workers if each.worker == worker), {})
-    found: dict[AlertId, str] = {}
+def differences(workers: Sequence[Presence]) -> dict[AlertId, str]:
+    """The jobs that these workers run by more than one schedule, and which has which."""
+    found: dict[str, dict[str, list[str]]] = {}
     for each in workers:
         for job, schedule in each.schedules.items():
-            if each.seen_ms >= since_ms and own.get(job, schedule) != schedule:
-                found["schedules-differ", job] = (
-                    f"job {job} has schedule {own[job][:80]!r} on {worker[:80]} and "
-                    f"{schedule[:80]!r} on {each.worker[:80]}: give all servers the same"
-                )
-    return found
+            found.setdefault(job, {}).setdefault(schedule, []).append(each.worker)
+    return {
+        ("schedules-differ", job): (
+            f"job {job[:80]} has more than one schedule: "
+            + _some([f"{each[:60]!r} on {_some(names)}" for each, names in by.items()], "; ")
+            + ": give all servers the same"
+        )
+        for job, by in found.items() if len(by) > 1
+    }  # fmt: skip
+
+
+def _some(names: Sequence[str], between: str = ", ") -> str:
+    """A few of the names, and how many more there are."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return between.join(each[:200] for each in names[:_MOST_NAMED]) + more

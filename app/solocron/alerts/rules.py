@@ -70,10 +70,12 @@ class _Condition:
 
 class Rules:
     """The alerts of one worker. `after_s` is the waiting time: for how long Redis or the database
-    is away before that is an alert, and there before it is over."""
+    is away before that is an alert, and there before it is over. Schedules may differ for
+    `differ_s`, if that is longer."""
 
-    def __init__(self, after_s: float) -> None:
+    def __init__(self, after_s: float, differ_s: float = 0.0) -> None:
         self._after_s = after_s
+        self._least_s = {"schedules-differ": differ_s}
         self._conditions: dict[AlertId, _Condition] = {}
         self._ended: dict[AlertId, int] = {}
         self.raised: dict[AlertId, Alert] = {}
@@ -114,7 +116,9 @@ class Rules:
             condition = self._conditions[id_] = _Condition(True, at_s, begun, text)
         if condition is None:
             return []
-        if condition.holds and text is None:
+        if text is not None:
+            condition.text = text
+        elif condition.holds:
             condition.holds, condition.since_s = False, at_s
         return self._judge(id_, condition, at_s - condition.since_s)
 
@@ -131,7 +135,8 @@ class Rules:
     def _judge(self, id_: AlertId, condition: _Condition, for_s: float) -> list[Change]:
         kind, is_raised = KINDS[id_[0]], id_ in self.raised
         if condition.holds:
-            if is_raised or for_s < (kind.raised_after or 0) * self._after_s:
+            after_s = max((kind.raised_after or 0) * self._after_s, self._least_s.get(id_[0], 0))
+            if is_raised or for_s < after_s:
                 return []
             return [self._raise(id_, condition.began_ms, condition.text)]
         if not is_raised:

@@ -251,8 +251,19 @@ def demo(
     once: Annotated[
         bool, typer.Option("--once", help="A bounded show; exit code 0 if every tick ran once.")
     ] = False,
-) -> None:
-    """Three workers, a real Redis, a few hundred stores and a fast clock, until Ctrl-C."""
+    real_time: Annotated[
+        bool,
+        typer.Option("--real-time", help="This machine's clock, and jobs every few seconds: to "
+                     "look at it by `explain`, `doctor` and the like from another terminal."),
+    ] = False,
+    failing_job: Annotated[
+        bool, typer.Option("--failing-job", help="One more job, which fails until it is mended.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Three workers, a real Redis, a few hundred stores and a fast clock, until Ctrl-C.
+
+    It says what to kill, and how to look at it.
+    """
     from solocron.demo.show import show
 
-    raise typer.Exit(run_to_end(show(once=once)))
+    raise typer.Exit(run_to_end(show(once=once, real_time=real_time, failing_job=failing_job)))

@@ -247,7 +247,8 @@ def _notes(facts: Facts, is_tick: bool) -> list[tuple[str, Words]]:
     if facts.database:
         text = f"the ledger is not known: {facts.database}"
         notes.append(("database", (text, "mend the database, then ask again")))
-    notes += [("schedules", each) for each in schedules_that_differ(facts.job, facts.workers)]
+    alive = [each for each in facts.workers if not facts.is_silent(each)]
+    notes += [("schedules", each) for each in schedules_that_differ(facts.job, alive)]
     return notes
 
 

@@ -19,7 +19,6 @@ from solocron.cron.triggers import Trigger
 from solocron.errors import ConfigError, LockUnavailable, StorageUnavailable
 from solocron.ledger import Ledger
 from solocron.locks.manager import LockManager
-from solocron.locks.results import Survey
 
 log = logging.getLogger("solocron.cron")
 
@@ -50,7 +49,6 @@ class Scheduler:
         self._started_ms = clock.now_ms()
         self._floors: dict[str, int] = {}
         self._missed: dict[str, int] = {}
-        self._warned: set[str] = set()
         self.paused: set[str] = set()  # as of the last sweep that Redis answered
 
     def start(self) -> None:
@@ -140,7 +138,7 @@ class Scheduler:
         """Look once at every job: one Redis round trip, or the ledger while Redis is down."""
         jobs = list(self._jobs.values())
         try:
-            surveys = await self._locks.survey([(job.lock_key, job.fingerprint) for job in jobs])
+            surveys = await self._locks.survey([job.lock_key for job in jobs])
         except LockUnavailable:
             await self._sweep_ledger([job for job in jobs if job.on_redis_down == "run"])
             return
@@ -149,7 +147,6 @@ class Scheduler:
         self.paused = {job.name for job, survey in seen if survey.paused}
         await self._learn_floors([job for job, survey in seen if survey.settled is None])
         for job, survey in seen:
-            self._check_schedule(job, survey)
             settled = self._floors.get(job.name) if survey.settled is None else survey.settled
             if settled is not None and is_free(survey):
                 await self._act(job, settled, now)
@@ -229,11 +226,3 @@ class Scheduler:
 
     def _is_running(self, job: Job) -> bool:
         return any(each is job for each in self._running.values())
-
-    def _check_schedule(self, job: Job, survey: Survey) -> None:
-        if survey.schedule != job.fingerprint and job.name not in self._warned:
-            self._warned.add(job.name)
-            log.warning(
-                "Job %s has schedule %r here and %r on another server: give all servers the same.",
-                job.name, job.fingerprint, survey.schedule,
-            )  # fmt: skip

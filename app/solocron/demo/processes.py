@@ -27,7 +27,14 @@ GRACE_S = 3
 _START_WITHIN_S = 60.0
 _REDIS_WITHIN_S = 15.0
 _MAX_LINE = 1024 * 1024
-_GUARD = '"$@" & read -r _; kill $!; wait $!'  # sh: the server lives until our end of stdin closes
+_AWAY_S = 15.0
+# sh: the server lives until our end of stdin closes; its pid is told, and the guard ends with it
+_GUARD = """exec 3<&0
+"$@" </dev/null >/dev/null 3<&- & server=$!
+echo $server
+{ read -r _; kill $server; } <&3 3<&- >/dev/null & reader=$!
+wait $server
+kill $reader; wait $reader"""
 
 
 def redis_binary() -> str:
@@ -52,6 +59,7 @@ class Redis:
         self._folder = folder
         self._log = folder / "redis.log"
         self._guard: asyncio.subprocess.Process | None = None
+        self.pid = 0
         self.port = _free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
@@ -63,11 +71,13 @@ class Redis:
         ]  # fmt: skip
         self._guard = await asyncio.create_subprocess_exec(
             "/bin/sh", "-c", _GUARD, "redis", *command, stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
+        assert self._guard.stdout is not None
         try:
             async with asyncio.timeout(_REDIS_WITHIN_S):
+                self.pid = int(await self._guard.stdout.readline())
                 while not await self._answers():  # noqa: ASYNC110  # nothing tells of it
                     await asyncio.sleep(0.02)
         except TimeoutError:
@@ -83,6 +93,16 @@ class Redis:
         answer = await reader.readline()
         writer.close()
         return answer.startswith(b"+PONG")
+
+    async def keep(self, say: Callable[[str], None]) -> None:
+        """Start it again a while after it has gone, until cancelled; `say` is told of both. Raises
+        SolocronError."""
+        while self._guard is not None:
+            await self._guard.wait()
+            say(f"redis (pid {self.pid}) is gone; it is started again in {_AWAY_S:g} s")
+            await asyncio.sleep(_AWAY_S)
+            await self.start()
+            say(f"redis is back, pid {self.pid}")
 
     async def stop(self) -> None:
         """Stop it; kill it when it does not listen. Safe to call twice, and before `start`."""
@@ -151,10 +171,12 @@ class Worker:
         """Wait until it has loaded. Raises SolocronError."""
         await self._answer("loaded")
 
-    async def start(self, clock: Mapping[str, float]) -> None:
-        """Hand it its clock, and wait until it serves. Raises SolocronError."""
+    async def start(self, clock: Mapping[str, float], failing: Mapping[str, str] | None) -> None:
+        """Hand it its clock and what its failing job is made of, if it has one, and wait until it
+        serves. Raises SolocronError."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(clock).encode() + b"\n")
+        order = {"clock": clock, "failing": failing}
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
         self.port = int(await self._answer("port"))
 
     async def _answer(self, key: str) -> Any:

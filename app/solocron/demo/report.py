@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from solocron.demo.processes import Worker
+from solocron.demo.processes import Redis, Worker
+from solocron.demo.script import FAILING, Script
 from solocron.demo.verdict import Due, Start, Verdict
 
 _SKIPS_WITHIN_S = 0.5
@@ -43,19 +44,31 @@ class _Burst:
     last_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class Props:
+    """What a viewer can use: the file that sets up another terminal ('': none), and schedule and
+    file of the job that fails, if there is one."""
+
+    setup: str
+    failing: Mapping[str, str] | None
+
+
 class Board:
     """Gathers log lines and notifications, and prints them when they are complete.
 
     `starts` has every start of a run a worker told of, `given_up` those it then lost to another;
     `printed` the ticks that are on the screen.
-    Times given to it are monotonic, in s. `cities` maps a store's id to its city.
+    Times given to it are monotonic, in s. `cities` maps a store's id to its city, `moment` is the
+    format of a tick's time.
     """
 
-    def __init__(self, console: Console, cities: Mapping[str, str]) -> None:
+    def __init__(self, console: Console, cities: Mapping[str, str], moment: str) -> None:
         self._console = console
         self._cities = cities
+        self._moment = moment
         self._ticks: dict[Due, _Tick] = {}
         self._warned: set[str] = set()
+        self._alerts: dict[tuple[str, str], str] = {}
         self._bursts: dict[tuple[str, int], _Burst] = {}
         self.starts: list[Start] = []
         self.given_up: set[Start] = set()
@@ -84,9 +97,18 @@ class Board:
                 tick.skipped.add(worker)
             elif "duration_ms" in line:
                 tick.ended, tick.ended_by, tick.ended_s = line, worker, now_s
-        if line.get("level") in ("warning", "error", "critical") and message not in self._warned:
-            self._warned.add(message)
+        if line.get("level") in ("warning", "error", "critical") and self._is_news(line, message):
             self.say(f"       worker {worker} says: {message[:200]}", "yellow")
+
+    def _is_news(self, line: Mapping[str, Any], message: str) -> bool:
+        """Whether no worker has said so yet; of an alert: since it last changed."""
+        if "alert" in line:
+            place, what = (str(line["alert"]), str(line.get("job", ""))), message.split(" ", 1)[0]
+            before, self._alerts[place] = self._alerts.get(place), what
+            return before != what
+        is_new = message not in self._warned
+        self._warned.add(message)
+        return is_new
 
     def notification(self, event: Mapping[str, Any], now_s: float) -> None:
         """One CloudEvent that reached the client."""
@@ -133,7 +155,7 @@ class Board:
             parts.append(f"{_names(skipped)} skipped")
         counts = (f"{name} {end[name]}" for name in ("closed", "reminded") if name in end)
         self._console.print(
-            f"[bold]{moment:%H:%M}[/]  {due.job:<20} {', '.join(parts)}   "
+            f"[bold]{moment:{self._moment}}[/]  {due.job:<20} {', '.join(parts)}   "
             f"[green]{', '.join(counts)}[/]",
             soft_wrap=True,
         )
@@ -146,35 +168,52 @@ class Board:
         self.say(f"         first: {burst.first}", "dim")
 
 
-def print_intro(
-    console: Console, stores: int, rate: float, schedules: Mapping[str, str]
-) -> None:  # fmt: skip
+def print_intro(console: Console, stores: int, play: Script) -> None:
     """What is shown and what it should prove."""
-    jobs = "; ".join(f"{name} ({schedule})" for name, schedule in schedules.items())
+    jobs = "; ".join(f"{name} ({schedule})" for name, schedule in play.schedules.items())
     console.print(
         f"[bold]{len(WORKERS)} workers have the same cron jobs. Each tick must run once, on any "
         "one of them.[/]", soft_wrap=True,
     )  # fmt: skip
+    fast = f"{play.rate:g} times too fast: half an hour takes {1800 / play.rate:g} s; UTC"
     for label, text in (
         ("jobs", escape(jobs)),
-        ("clock", f"{rate:g} times too fast: half an hour takes {1800 / rate:g} s; UTC"),
+        ("clock", "this machine's; UTC" if play.is_real_time else fast),
         ("stores", f"{stores} around the world, in an SQLite database"),
         ("client", "watches all stores by WebSocket; lines with > are what it was sent"),
     ):
         console.print(f"  [dim]{label:<8}[/] {text}", soft_wrap=True)
 
 
-def print_workers(console: Console, redis_port: int, workers: Sequence[Worker]) -> None:
+def print_workers(
+    console: Console, redis: Redis, workers: Sequence[Worker], props: Props
+) -> None:  # fmt: skip
     """What was started, and what the viewer can do to it."""
-    console.print(f"  [dim]redis   [/] 127.0.0.1:{redis_port}", soft_wrap=True)
+    console.print(f"  [dim]redis   [/] pid {redis.pid}, 127.0.0.1:{redis.port}", soft_wrap=True)
     for each in workers:
-        text = f"pid {each.pid}, http://127.0.0.1:{each.port}"
+        text = f"pid {each.pid}, http://127.0.0.1:{each.port}/dashboard"
         console.print(f"  [dim]worker[/] {_name(each.name)} {text}", soft_wrap=True)
-    console.print(
+    for line in (
         f"Try [bold]kill -9 {workers[0].pid}[/] in another terminal (or -STOP, then -CONT): the "
-        "others take over.\n"
-        "Ctrl-C ends the show and leaves nothing behind.\n", soft_wrap=True,
-    )  # fmt: skip
+        "others take over.",
+        f"Or [bold]kill -9 {redis.pid}[/]: without Redis the database decides who runs a tick.",
+        *_hints(props),
+        "Ctrl-C ends the show and leaves nothing behind.\n",
+    ):
+        console.print(line, soft_wrap=True)
+
+
+def _hints(props: Props) -> Iterator[str]:
+    if props.failing is not None:
+        file = escape(props.failing["file"])
+        yield f"{FAILING} fails until [bold]rm {file}[/], and again after a touch of that file."
+    if props.setup:
+        yield (
+            f"To look at it, in another terminal: [bold]. {escape(props.setup)}[/], then solocron "
+            "status, solocron doctor or solocron explain store-open-reminder."
+        )
+    else:
+        yield "To look at it by solocron explain and doctor: solocron demo --real-time."
 
 
 def print_verdict(console: Console, result: Verdict) -> None:

@@ -2,20 +2,19 @@
 
 Everything is real and lives in one temporary folder: a redis-server, an SQLite database, three
 worker processes with the built-in jobs, and a WebSocket client. Only the workers' wall clock runs
-faster, so that half an hour passes in 2.4 s; leases stay in real time. At the end the ledger, the
-logs and the client's frames are compared (`demo.verdict`).
+faster, so that half an hour passes in 2.4 s; leases stay in real time, and with `real_time` all of
+it does (`demo.script`). At the end the ledger, the logs and the client's frames are compared
+(`demo.verdict`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,8 +25,16 @@ from sqlalchemy import select
 from solocron.clock import ScaledClock
 from solocron.cron.ticks import Calendar
 from solocron.demo.client import Watcher
-from solocron.demo.processes import GRACE_S, Redis, Worker
-from solocron.demo.report import WORKERS, Board, print_intro, print_verdict, print_workers
+from solocron.demo.processes import Redis, Worker
+from solocron.demo.report import (
+    WORKERS,
+    Board,
+    Props,
+    print_intro,
+    print_verdict,
+    print_workers,
+)
+from solocron.demo.script import FAILING, Script, environment, script, shell_lines
 from solocron.demo.stores import city_of, demo_stores
 from solocron.demo.verdict import Due, Facts, Record, verdict
 from solocron.storage.engine import Database
@@ -35,20 +42,16 @@ from solocron.storage.outbox import Outbox
 from solocron.storage.tables import job_runs
 from solocron.stores.repository import StoreRepository
 
-SCHEDULES = {"store-auto-close": "0 0,6 * * *", "store-open-reminder": "*/30 * * * *"}
-RATE = 750.0
-BEGIN_MS = int(datetime(2026, 1, 14, 23, 31, tzinfo=UTC).timestamp() * 1000)
-END_MS = int(datetime(2026, 1, 15, 6, 0, tzinfo=UTC).timestamp() * 1000)  # of --once: its last tick
-
-_LATE_MS = 90 * 60_000  # 7 s of real time: what has not run by then will not
+_LATE_S = 7.2  # what has not run by then will not
 _LOOK_S = 0.1
 _CAUGHT_UP_WITHIN_S = 5.0
 _INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-async def show(*, once: bool) -> int:
-    """Run the demo until Ctrl-C, or to its end if `once`; returns the exit code.
+async def show(*, once: bool, real_time: bool = False, failing_job: bool = False) -> int:
+    """Run the demo until Ctrl-C, or to its end if `once`; returns the exit code. `real_time`: its
+    clock is the machine's; `failing_job`: one more job, which fails.
 
     0: every tick ran once and no notification was lost or doubled; 1: not so; 130: interrupted
     before that was known. Leaves no process and no file. Raises ConfigError without a
@@ -67,7 +70,8 @@ async def show(*, once: bool) -> int:
     for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal)
     try:
-        async with _stage(Console(highlight=False)) as stage:
+        play = script(real_time=real_time, failing_job=failing_job)
+        async with _stage(Console(highlight=False), play) as stage:
             return await _perform(stage, once)
     except asyncio.CancelledError:
         return _INTERRUPTED
@@ -78,8 +82,10 @@ async def show(*, once: bool) -> int:
 
 @dataclass(frozen=True)
 class _Stage:
-    """What the show is made of. `ready_ms`: the simulated time when the first worker served."""
+    """What the show is made of. Times are the show's, in UTC epoch ms: when the first worker
+    served, and of the last tick of `--once`."""
 
+    play: Script
     console: Console
     board: Board
     clock: ScaledClock
@@ -88,62 +94,77 @@ class _Stage:
     watcher: Watcher
     watching: asyncio.Task[None]
     ready_ms: float
+    end_ms: int
 
     def alive(self) -> list[Worker]:
         return [each for each in self.workers if each.is_alive]
 
 
 @asynccontextmanager
-async def _stage(console: Console) -> AsyncIterator[_Stage]:
+async def _stage(console: Console, play: Script) -> AsyncIterator[_Stage]:
     """Start everything; at the end, and also when a start fails, stop and remove it."""
     async with AsyncExitStack() as stack:
-        name = stack.enter_context(TemporaryDirectory(prefix="solocron-demo-"))
-        redis = Redis(Path(name))
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="solocron-demo-")))
+        redis = Redis(folder)
         stack.push_async_callback(redis.stop)
         await redis.start()
-        print_intro(console, len(city_of()), RATE, SCHEDULES)
-        url = f"sqlite:///{Path(name) / 'demo.db'}"
+        print_intro(console, len(city_of()), play)
+        url = f"sqlite:///{folder / 'demo.db'}"
         database = Database(url)
         stack.push_async_callback(database.close)
-        await _fill(database)
-        board = Board(console, city_of())
+        variables = environment(play, redis.url, url)
+        props = _props(folder, play, variables)
+        await _fill(database, play.begin_ms or int(time.time() * 1000))
+        board = Board(console, city_of(), play.moment)
         workers: list[Worker] = []
         stack.push_async_callback(_stop, workers)
-        await _spawn(workers, board, _environment(redis.url, url))
-        clock = {"anchor_ms": time.time() * 1000, "start_ms": float(BEGIN_MS), "rate": RATE}
-        scaled = ScaledClock(**clock)
+        await _spawn(workers, board, variables)
+        begin_ms, clock = _clock(play)
 
         async def start(worker: Worker) -> float:
-            await worker.start(clock)
+            await worker.start(clock, props.failing)
             return scaled.now_ms()
 
+        scaled = ScaledClock(**clock)
         ready_ms = min(await asyncio.gather(*(start(each) for each in workers)))
-        print_workers(console, redis.port, workers)
+        print_workers(console, redis, workers, props)
+        keeping = asyncio.create_task(redis.keep(lambda text: board.say(f"       {text}", "bold")))
+        stack.push_async_callback(_cancel, keeping)
         watcher = _watcher(workers, board)
         watching = asyncio.create_task(watcher.run())
         stack.push_async_callback(_cancel, watching)
-        yield _Stage(console, board, scaled, database, workers, watcher, watching, ready_ms)
+        yield _Stage(
+            play, console, board, scaled, database, workers, watcher, watching, ready_ms,
+            int(begin_ms) + play.lasts_ms,
+        )  # fmt: skip
 
 
-async def _fill(database: Database) -> None:
+def _clock(play: Script) -> tuple[float, dict[str, float]]:
+    """When the show begins, by its own clock, if that is now; and what a `ScaledClock` is made
+    of."""
+    now_ms = time.time() * 1000
+    begin_ms = now_ms if play.begin_ms is None else float(play.begin_ms)
+    return begin_ms, {"anchor_ms": now_ms, "start_ms": begin_ms, "rate": play.rate}
+
+
+def _props(folder: Path, play: Script, variables: Mapping[str, str]) -> Props:
+    """Write the files that a viewer has to do with."""
+    setup, fault = folder / "env", folder / "fail"
+    if play.is_real_time:
+        setup.write_text(shell_lines(variables))
+    schedule = play.schedules.get(FAILING)
+    if schedule is not None:
+        fault.touch()
+    return Props(
+        setup=str(setup) if play.is_real_time else "",
+        failing=None if schedule is None else {"schedule": schedule, "file": str(fault)},
+    )
+
+
+async def _fill(database: Database, now_ms: int) -> None:
     await database.migrate()
     async with database.begin() as connection:
-        await StoreRepository(database).put_many(connection, demo_stores(), BEGIN_MS)
-
-
-def _environment(redis: str, database: str) -> dict[str, str]:
-    """This process's environment with the demo's settings in the place of any others. A small
-    batch and a short lease make a run long enough to be killed in, and its takeover quick."""
-    settings = ("SOLOCRON_", "REDIS_", "DATABASE_URL")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
-    return kept | {
-        "REDIS_URL": redis, "DATABASE_URL": database,
-        "SOLOCRON_HOST": "127.0.0.1", "SOLOCRON_PORT": "0", "SOLOCRON_LOG_FORMAT": "json",
-        "SOLOCRON_STORE_AUTO_CLOSE_SCHEDULE": SCHEDULES["store-auto-close"],
-        "SOLOCRON_STORE_OPEN_REMINDER_SCHEDULE": SCHEDULES["store-open-reminder"],
-        "SOLOCRON_BATCH": "1", "SOLOCRON_LEASE": "1", "SOLOCRON_SWEEP": "0.25",
-        "SOLOCRON_CATCH_UP": "86400", "SOLOCRON_GRACE": str(GRACE_S),
-    }  # fmt: skip
+        await StoreRepository(database).put_many(connection, demo_stores(), now_ms)
 
 
 async def _spawn(workers: list[Worker], board: Board, environment: Mapping[str, str]) -> None:
@@ -195,7 +216,7 @@ async def _perform(stage: _Stage, once: bool) -> int:
         stage.board.say("No worker is left.", "bold red")
     survived = bool(stage.alive())
     await _wind_down(stage)
-    facts = await _facts(stage, until_ms=END_MS if once and not interrupted else 0)
+    facts = await _facts(stage, until_ms=stage.end_ms if once and not interrupted else 0)
     result = verdict(facts)
     print_verdict(stage.console, result)
     if interrupted and (once or not result.ticks):
@@ -205,12 +226,14 @@ async def _perform(stage: _Stage, once: bool) -> int:
 
 async def _play(stage: _Stage, once: bool) -> None:
     """Print what happens until no worker is left or, if `once`, the last tick has run."""
-    wanted = set(_due(stage.ready_ms, dict.fromkeys(SCHEDULES, END_MS)))
+    schedules, late_ms = stage.play.schedules, _LATE_S * 1000 * stage.play.rate
+    wanted = set(_due(schedules, stage.ready_ms, dict.fromkeys(schedules, stage.end_ms)))
     while stage.alive():
         await asyncio.sleep(_LOOK_S)
         now_s = asyncio.get_running_loop().time()
         stage.board.flush(now_s, [each.name for each in stage.alive()])
-        if once and (wanted <= stage.board.printed or stage.clock.now_ms() > END_MS + _LATE_MS):
+        is_over = wanted <= stage.board.printed or stage.clock.now_ms() > stage.end_ms + late_ms
+        if once and is_over:
             return
 
 
@@ -237,23 +260,27 @@ async def _facts(stage: _Stage, until_ms: int) -> Facts:
     async with stage.database.connect() as connection:
         rows = (await connection.execute(select(*columns))).all()
     ledger = {Due(row.job, row.tick): Record(row.state, row.attempt) for row in rows}
-    until = {job: max([until_ms, *(d.tick for d in ledger if d.job == job)]) for job in SCHEDULES}
+    schedules = stage.play.schedules
+    until = {job: max([until_ms, *(d.tick for d in ledger if d.job == job)]) for job in schedules}
     since = min([stage.ready_ms, *(due.tick - 1 for due in ledger)])
     board, dead = stage.board, {each.name for each in stage.workers if each.has_died}
     return Facts(
-        due=_due(since, until),
+        due=_due(schedules, since, until),
         ledger=ledger,
         starts=board.starts,
         given_up=board.given_up | {each for each in board.starts if each.worker in dead},
         sent=await Outbox(stage.database).heads(list(stage.watcher.received)),
         received=stage.watcher.received,
+        may_fail=frozenset({FAILING}),
     )
 
 
-def _due(since_ms: float, until_ms: Mapping[str, int]) -> list[Due]:
+def _due(
+    schedules: Mapping[str, str], since_ms: float, until_ms: Mapping[str, int]
+) -> list[Due]:  # fmt: skip
     """Every tick of every job in (since, until]."""
     return [
         Due(job, tick)
-        for job, expression in SCHEDULES.items()
+        for job, expression in schedules.items()
         for tick in Calendar(expression).between(since_ms, until_ms[job], 1_000_000)
     ]

@@ -1,9 +1,10 @@
 """One worker process of the demo: the real service, on a clock that the parent hands it.
 
 Settings come from the environment, as for `solocron serve`. On stdout it says `{"loaded": true}`;
-then it reads one line from stdin, the values of a `ScaledClock`, so that the show's time begins
-when every worker is there, however slow the machine; then it says `{"port": <n>}`. When stdin
-ends, the parent is gone, and the worker stops as if signalled.
+then it reads one line from stdin, `{"clock": {...}, "failing": {...}}`, so that the show's time
+begins when every worker is there, however slow the machine; then it says `{"port": <n>}`. The clock
+is the values of a `ScaledClock`; what fails is the schedule and the file of a job that does, or
+null. When stdin ends, the parent is gone, and the worker stops as if signalled.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import uvloop
 
 from solocron import logs
 from solocron.clock import ScaledClock
+from solocron.demo.failing import failing_job
 from solocron.service import Solocron
 from solocron.serving import serve_until_signalled
 from solocron.settings import load
@@ -31,7 +33,10 @@ async def main() -> None:
     )
     _say("loaded", True)
     if line := await stdin.readline():
-        cron = Solocron(settings, clock=ScaledClock(**json.loads(line)))
+        order = json.loads(line)
+        cron = Solocron(settings, clock=ScaledClock(**order["clock"]))
+        if order["failing"]:
+            cron.add(failing_job(settings, **order["failing"]))
         await _serve(cron, stdin)
     pipe.close()
 

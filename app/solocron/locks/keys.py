@@ -15,13 +15,12 @@ MAX_KEY = 200
 class Companions(NamedTuple):
     """The keys beside a lock, in the same cluster slot, each with its own TTL.
 
-    `alive`: the owner's sign of life; `settled`: the newest settled tick; `schedule`: what servers
-    run the job by; `paused`: set by an operator; `looked`: a server looked into the ledger lately.
+    `alive`: the owner's sign of life; `settled`: the newest settled tick; `paused`: set by an
+    operator; `looked`: a server looked into the ledger lately.
     """
 
     alive: str
     settled: str
-    schedule: str
     paused: str
     looked: str
 

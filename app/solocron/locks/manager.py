@@ -46,8 +46,6 @@ log = logging.getLogger("solocron.locks")
 
 _T = TypeVar("_T")
 
-_SCHEDULE_KEEP_MS = 3_600_000
-
 
 class LockManager:
     """Locks over one Redis connection. Use as an async context manager: it renews and closes.
@@ -282,27 +280,24 @@ class LockManager:
 
     # -- what operators see --------------------------------------------------------------
 
-    async def survey(self, jobs: Sequence[tuple[str, str]]) -> list[Survey]:
-        """What Redis knows of each (lock key, schedule), in one round trip."""
-        found = await asyncio.gather(*map(self._survey, self._together(jobs)))
+    async def survey(self, keys: Sequence[str]) -> list[Survey]:
+        """What Redis knows of the job of each lock key, in one round trip."""
+        found = await asyncio.gather(*map(self._survey, self._together(keys)))
         return [survey for group in found for survey in group]
 
-    async def _survey(self, jobs: Sequence[tuple[str, str]]) -> list[Survey]:
-        keys = [k for key, _ in jobs for k in (check_key(key), *companions(key))]
-        args = [schedule for _, schedule in jobs]
+    async def _survey(self, locks: Sequence[str]) -> list[Survey]:
+        keys = [k for key in locks for k in (check_key(key), *companions(key))]
         sent_ms = self._clock.now_ms()
-        times = (self._lease_ms, _SCHEDULE_KEEP_MS)
-        *rows, now_ms = await self._script(scripts.SURVEY, keys, [*args, *times])
+        *rows, now_ms = await self._script(scripts.SURVEY, keys, [self._lease_ms])
         self.skew.compare(sent_ms, now_ms, "Redis's")
         return [read_survey(row) for row in rows]
 
     async def inspect(self, key: str) -> Survey:
-        """As `survey`, of one job and without leaving a trace: `schedule` is '' when no server
-        noted any, and `look` is False."""
+        """As `survey`, of one job and without leaving a trace: `look` is False."""
         beside = companions(check_key(key))
         commands: list[Command] = [
             ("GET", key), ("PTTL", key), ("EXISTS", beside.alive), ("GET", beside.settled),
-            ("GET", beside.schedule), ("GET", beside.paused), ("PTTL", beside.paused),
+            ("GET", beside.paused), ("PTTL", beside.paused),
         ]  # fmt: skip
         row = await self.link.call_all(commands, [key] * len(commands))
         return read_survey([b"" if each is None else each for each in row] + [0])

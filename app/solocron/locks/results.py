@@ -102,7 +102,6 @@ class Survey:
     ttl_ms: int
     alive: bool
     settled: int | None
-    schedule: str
     pause: Pause | None
     look: bool = False
 
@@ -119,9 +118,8 @@ def read_survey(row: list[Any]) -> Survey:
         ttl_ms=int(row[1]),
         alive=bool(row[2]),
         settled=int(row[3]) if row[3] else None,
-        schedule=row[4].decode(errors="replace"),
-        pause=read_pause(row[5], int(row[6])) if row[5] else None,
-        look=bool(row[7]),
+        pause=read_pause(row[4], int(row[5])) if row[4] else None,
+        look=bool(row[6]),
     )
 
 

@@ -70,29 +70,21 @@ end
 return answers
 """
 
-# KEYS lock alive settled schedule paused looked, per job; ARGV schedule, per job, then look_ms and
-# keep_ms. Says what each job's keys hold, then the time here; notes the schedule this server has
-# for each, and lets one server in look_ms look into the ledger.
+# KEYS lock alive settled paused looked, per job; ARGV look_ms. Says what each job's keys hold, then
+# the time here, and lets one server in look_ms look into the ledger.
 SURVEY = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local answers = {}
-local look, keep = ARGV[#ARGV - 1], ARGV[#ARGV]
-for i = 1, #KEYS / 6 do
-  local k = 6 * i - 5
-  local schedule = redis.call('GET', KEYS[k + 3])
-  if not schedule or schedule == ARGV[i] then
-    redis.call('SET', KEYS[k + 3], ARGV[i], 'PX', keep)
-    schedule = ARGV[i]
-  end
-  local paused = redis.pcall('GET', KEYS[k + 4])
+for i = 1, #KEYS / 5 do
+  local k = 5 * i - 4
+  local paused = redis.pcall('GET', KEYS[k + 3])
   if type(paused) == 'table' or paused == '' then paused = '?' end -- whatever is there
   answers[i] = {
     string.sub(redis.call('GET', KEYS[k]) or '', 1, 300), redis.call('PTTL', KEYS[k]),
     redis.call('EXISTS', KEYS[k + 1]), redis.call('GET', KEYS[k + 2]) or '',
-    string.sub(schedule, 1, 300), string.sub(paused or '', 1, 1000),
-    redis.call('PTTL', KEYS[k + 4]),
-    redis.call('SET', KEYS[k + 5], '1', 'PX', look, 'NX') and 1 or 0,
+    string.sub(paused or '', 1, 1000), redis.call('PTTL', KEYS[k + 3]),
+    redis.call('SET', KEYS[k + 4], '1', 'PX', ARGV[1], 'NX') and 1 or 0,
   }
 end
 answers[#answers + 1] = now

@@ -96,7 +96,8 @@ class FleetView:
 
     def _worker(self, presence: Presence, now_ms: float) -> dict[str, Any]:
         """`seen_ago_ms` is by Redis's clock, as far as both workers know theirs from it."""
-        here_ms, there_ms = now_ms - self._locks.skew.ahead_ms, presence.seen_ms - presence.skew_ms
+        here_ms = self._clock.real_ms(now_ms) - self._locks.skew.ahead_ms
+        there_ms = self._clock.real_ms(presence.seen_ms) - presence.skew_ms
         ago_ms = max(0, int(here_ms - there_ms))
         return {**asdict(presence), "seen_ago_ms": ago_ms, "alive": ago_ms <= self._silent_ms,
                 "here": presence.worker == self._board.worker}  # fmt: skip

@@ -23,7 +23,7 @@ async def overview(
     surveys: list[Survey] = []
     problems: dict[str, str] = {}
     try:
-        surveys = await locks.survey([(job.lock_key, job.fingerprint) for job in jobs])
+        surveys = await locks.survey([job.lock_key for job in jobs])
     except LockUnavailable as error:
         problems["redis"] = str(error)
     try:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from benchmarks.common import Say, conduct, count, parser
 from benchmarks.push.measure import fan, idle_bytes, in_turn, resume
 from benchmarks.push.report import PEER, PRODUCT, Findings
-from benchmarks.push.swarm import SwarmError, allow_files
+from benchmarks.push.swarm import allow_files
 from benchmarks.push.ways import WAYS
 from benchmarks.push.world import World, world
 
@@ -50,48 +49,38 @@ class Options:
     passes: int
     rounds: int
     parts: tuple[str, ...]
+    results: Path
 
 
 def parse(arguments: Sequence[str]) -> Options:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="make bench-push ARGS=", description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    add = parser.add_argument
-    add("--clients", type=_count, default=1000, help="clients that get messages (1000)")
-    add("--idle", type=_count, default=10_000, help="clients that idle, and that resume (10000)")
-    add("--passes", type=_count, default=7, help="turns of each way; medians are shown (7)")
-    add("--rounds", type=_count, default=30, help="rounds in each turn (30)")
-    add("--quick", action="store_true", help="a tenth of the clients, and three passes")
+    options = parser("push", _DESCRIPTION)
+    add = options.add_argument
+    add("--clients", type=count, default=1000, help="clients that get messages (1000)")
+    add("--idle", type=count, default=10_000, help="clients that idle, and that resume (10000)")
+    add("--passes", type=count, default=7, help="turns of each way; medians are shown (7)")
+    add("--rounds", type=count, default=30, help="rounds in each turn (30)")
     add("--only", choices=_PARTS, action="append", help="measure this alone; may be repeated")
-    asked = parser.parse_args(arguments)
+    asked = options.parse_args(arguments)
     part = 10 if asked.quick else 1
     return Options(
         clients=max(100, asked.clients // part), idle=max(100, asked.idle // part),
         passes=min(asked.passes, 3) if asked.quick else asked.passes, rounds=asked.rounds,
-        parts=tuple(asked.only or _PARTS),
+        parts=tuple(asked.only or _PARTS), results=asked.results,
     )  # fmt: skip
 
 
-def _count(text: str) -> int:
-    if not (text.isdecimal() and len(text) <= 5 and int(text)):
-        raise argparse.ArgumentTypeError(f"{text[:50]!r}: give a whole number from 1 to 99999")
-    return int(text)
-
-
 class Benchmark:
-    """Measures in `world`, says on `progress` what it is at, and puts what it finds in `found`."""
+    """Measures in `world`, and puts what it finds in `found`."""
 
-    def __init__(self, options: Options, world: World, progress: Progress) -> None:
+    def __init__(self, options: Options, world: World, say: Say, found: Findings) -> None:
         self._options = options
         self._world = world
-        self._progress = progress
-        self._task = progress.add_task("")
-        self.found = Findings(options.clients, options.idle)
+        self._say = say
+        self.found = found
 
     def run(self) -> None:
-        """Measure what is asked for. Raises SwarmError."""
+        """Measure what is asked for. Raises BenchError."""
         for part in self._options.parts:
             getattr(self, part)()
 
@@ -135,34 +124,22 @@ class Benchmark:
     def _counted(self, part: str, way: str) -> Callable[[int], None]:
         return lambda ready: self._say(f"{part}: {ready:,} of {self._options.idle:,} on {way}")
 
-    def _say(self, what: str) -> None:
-        self._progress.update(self._task, description=what)
-
 
 def main(arguments: Sequence[str]) -> int:
     """Measure and print; the exit code."""
-    options, code = parse(arguments), 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    options = parse(arguments)
     found = Findings(options.clients, options.idle)
-    columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    try:
+
+    def work(say: Say) -> None:
         allow_files(max(options.idle, len(WAYS) * options.clients))
-        with (
-            Progress(*columns, console=console, transient=True) as progress,
-            world(options.idle) as made,
-        ):
-            benchmark = Benchmark(options, made, progress)
-            found = benchmark.found
-            benchmark.run()
-    except SwarmError as error:
-        print(f"bench-push: {error}", file=sys.stderr)
-        code = 1
-    except KeyboardInterrupt:  # SIGTERM, too
-        code = 130
-    if found.rows():
-        console.print(found.table())
-    return code
+        with world(options.idle) as made:
+            Benchmark(options, made, say, found).run()
+
+    def report(console: Console) -> None:
+        if found.rows():
+            console.print(found.table())
+
+    return conduct("push", work, report)
 
 
 if __name__ == "__main__":

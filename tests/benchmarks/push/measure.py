@@ -9,7 +9,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from statistics import median, quantiles
 
-from benchmarks.push.server_process import Server, running
+from benchmarks import common_process
+from benchmarks.common import ratio as ratio_of
+from benchmarks.common import turns
+from benchmarks.common_process import Process
 from benchmarks.push.swarm import Plan, Swarm, SwarmError, masked
 from benchmarks.push.world import (
     EVERYBODY,
@@ -41,10 +44,18 @@ class Pass:
     p99_ms: float
 
 
+@contextmanager
+def running(way: str, environment: Mapping[str, str]) -> Iterator[Process]:
+    """A server; what it `said` is its port."""
+    command, paths = common_process.ours("benchmarks.push.server", way)
+    with common_process.running(f"a server, {way},", command, {**environment, **paths}) as server:
+        yield server
+
+
 class Fan:
     """A server and clients that all get what it sends."""
 
-    def __init__(self, server: Server, swarm: Swarm) -> None:
+    def __init__(self, server: Process, swarm: Swarm) -> None:
         self._server = server
         self._swarm = swarm
         self._next = 1
@@ -88,7 +99,7 @@ def fan(world: World, way: str, clients: int, stalled: int = 0) -> Iterator[Fan]
     product = way == "solocron"
     hears = frames([answer(EVERYBODY, 0)]) if product else b""
     with running(way, world.environment) as server, closing() as swarms:
-        swarm = swarms(server.port)
+        swarm = swarms(server.said)
         swarm.connect(
             Plan(world.token(number, EVERYBODY), says if product else b"", hears, number < stalled)
             for number in range(clients)
@@ -111,7 +122,7 @@ def closing() -> Iterator[Callable[[int], Swarm]]:
         yield make
 
 
-def wait_for(server: Server, clients: int) -> None:
+def wait_for(server: Process, clients: int) -> None:
     """Until the server knows that it has so many clients. Raises SwarmError."""
     deadline = time.monotonic() + 20
     while (found := server.ask("clients")) != clients:
@@ -133,7 +144,7 @@ def idle_bytes(world: World, way: str, clients: int, progress: Callable[[int], N
     ]  # fmt: skip
     before = max(1, clients // 50)  # with whom all that is loaded when it is first used was loaded
     with running(way, world.environment) as server, closing() as swarms:
-        swarm = swarms(server.port)
+        swarm = swarms(server.said)
         swarm.connect(plans[:before])
         empty = server.ask("resident")
         swarm.connect(plans[before:], progress=progress)
@@ -167,7 +178,7 @@ def resume(world: World, way: str, clients: int, progress: Callable[[int], None]
     ]  # fmt: skip
     with running(way, world.environment) as server, closing() as swarms:
         cpu, began = server.ask("cpu"), time.monotonic()
-        swarms(server.port).connect(plans, progress=progress)
+        swarms(server.said).connect(plans, progress=progress)
         wall = time.monotonic() - began
         return Resumed(wall, server.ask("cpu") - cpu)
 
@@ -180,10 +191,8 @@ def in_turn(
         burst: {name: [] for name in fans} for burst in bursts
     }
     for number in range(passes):
-        names = list(fans)
-        names = names[number % len(names) :] + names[: number % len(names)]
         for burst in bursts:
-            for name in names:
+            for name in turns(fans, number):
                 progress(name)
                 found[burst][name].append(fans[name].rounds(rounds, burst))
     return found
@@ -196,5 +205,4 @@ def middle(passes: Sequence[Pass], figure: str) -> float:
 
 def ratio(of: Sequence[Pass], to: Sequence[Pass], figure: str) -> float:
     """The median of how often a figure is that of the pass beside it."""
-    pairs = zip(of, to, strict=True)
-    return median(getattr(a, figure) / getattr(b, figure) for a, b in pairs)
+    return ratio_of(*([getattr(each, figure) for each in passes] for passes in (of, to)))

@@ -8,19 +8,11 @@ from statistics import median
 
 from rich.table import Table
 
+from benchmarks.common import Row, table, thousands, verdict
 from benchmarks.push.measure import Pass, Resumed, middle, ratio
 
 PRODUCT, PEER, FLOOR = "solocron", "aiohttp", "write(2)"
 _SINGLES, _BURSTS, _PICOWS, _MEMORY = 2.0, 5.0, 0.9, 1.25
-
-
-@dataclass(frozen=True)
-class Row:
-    """A figure of each way that has one; `aim` is what it is to be and whether it is."""
-
-    name: str
-    figures: Mapping[str, str]
-    aim: str = ""
 
 
 @dataclass
@@ -51,20 +43,10 @@ class Findings:
     def table(self) -> Table:
         """The rows, to be printed."""
         ways = list(next(iter(self.passes.values()), {PRODUCT: [], PEER: []}))
-        table = Table("", *ways, "solocron to others", title_justify="left", title=(
-            f"{self.clients:,} clients, messages of 200 bytes, every server on uvloop"
-        ))  # fmt: skip
-        for row in self.rows():
-            table.add_row(row.name, *(row.figures.get(way, "") for way in ways), row.aim)
-        return table
-
-
-def verdict(name: str, value: float, aim: float, *, most: bool = False) -> str:
-    """A ratio beside its aim: at least, or at `most`, so much."""
-    is_met = value <= aim if most else value >= aim
-    return f"{value:.2f} x {name}, aim {'<=' if most else '>='} {aim:g}: " + (
-        "met" if is_met else "MISSED"
-    )
+        return table(
+            f"{self.clients:,} clients, messages of 200 bytes, every server on uvloop",
+            list(ways), self.rows(), "solocron to others",
+        )  # fmt: skip
 
 
 def _push_rows(title: str, burst: int, ways: Mapping[str, Sequence[Pass]]) -> list[Row]:
@@ -83,21 +65,21 @@ def _push_rows(title: str, burst: int, ways: Mapping[str, Sequence[Pass]]) -> li
         return "\n".join(lines)
 
     return [
-        row("deliveries/s", "rate", _thousands, aims("rate")),
-        row("per s of server CPU", "per_cpu", _thousands, aims("per_cpu")),
+        row("deliveries/s", "rate", thousands, aims("rate")),
+        row("per s of server CPU", "per_cpu", thousands, aims("per_cpu")),
         row("p99 ms", "p99_ms", "{:.1f}".format),
     ]
 
 
 def _memory_row(idle: int, memory: Mapping[str, float]) -> Row:
     aim = verdict(PEER, memory[PRODUCT] / memory[PEER], _MEMORY, most=True)
-    figures = {way: _thousands(each) for way, each in memory.items()}
+    figures = {way: thousands(each) for way, each in memory.items()}
     return Row(f"bytes per idle connection of {idle:,}", figures, aim)
 
 
 def _resume_rows(clients: int, resumed: Mapping[str, Resumed]) -> list[Row]:
     walls = {way: f"{each.wall_s:.1f}" for way, each in resumed.items()}
-    rates = {way: _thousands(clients / each.wall_s) for way, each in resumed.items()}
+    rates = {way: thousands(clients / each.wall_s) for way, each in resumed.items()}
     slower = resumed[PRODUCT].wall_s / resumed[PEER].wall_s
     return [
         Row(f"{clients:,} clients resume: s to the last", walls, f"{slower:.1f} x {PEER}"),
@@ -111,7 +93,3 @@ def _stalled_row(stalled: Mapping[str, Sequence[Pass]]) -> Row:
     pairs = zip(beside, without, strict=True)
     aim = f"{median(a.p99_ms / b.p99_ms for a, b in pairs):.2f} x none stalled"
     return Row("p99 ms beside 1 % stalled (none stalled)", times, aim)
-
-
-def _thousands(value: float) -> str:
-    return f"{value:,.0f}"

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from benchmarks.common import BenchError
+
 _PER_ADDRESS = 1000  # what a server takes of one address, unless told otherwise
 _SPARE_FILES = 200
 _NAP_S = 0.0002
@@ -24,7 +26,7 @@ _HANDSHAKE = (
 _MASK = bytes(4)  # masks nothing, and is as valid as any
 
 
-class SwarmError(Exception):
+class SwarmError(BenchError):
     """A server did not do what was asked of it."""
 
 
