@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from aiohttp import web
 from typing_extensions import Unpack
@@ -15,10 +15,13 @@ from solocron.clock import Clock, SystemClock
 from solocron.cron.board import State
 from solocron.cron.inquiry import Inquiry, Limits
 from solocron.cron.job import Job
-from solocron.cron.outcome import Outcome
+from solocron.cron.manual import Asked, own_tick
+from solocron.cron.outcome import Outcome, T
 from solocron.cron.registry import AnyBody, JobOptions, Registry
+from solocron.cron.run import Run
 from solocron.cron.scheduler import Scheduler
-from solocron.errors import ConfigError, StorageUnavailable, UnknownJob
+from solocron.cron.values import merged
+from solocron.errors import ConfigError, StorageUnavailable
 from solocron.settings import Settings, load
 from solocron.watchdog import Watchdog
 from solocron.web.dashboard import Dashboard
@@ -68,7 +71,7 @@ class Solocron:
     # -- jobs ------------------------------------------------------------------------------
 
     @property
-    def jobs(self) -> Mapping[str, Job]:
+    def jobs(self) -> Registry:
         """The jobs by name."""
         return self._jobs
 
@@ -93,15 +96,30 @@ class Solocron:
             clock=parts.clock, environment=settings.environment, limits=limits,
         )  # fmt: skip
 
-    async def run_job(self, name: str) -> Outcome:
-        """Run a job now, beside its schedule, unless it is running. Raises UnknownJob.
-        Its notifications are published before this returns."""
-        job = self._jobs.get(name)
-        if job is None:
-            known = ", ".join(self._jobs)
-            raise UnknownJob(f"there is no job named {name[:100]!r}: use one of {known}")
-        now = int(self.parts.clock.now_ms())
-        outcome = await self.parts.runner.run_tick(job, now, origin="manual")
+    @overload
+    async def run_job(
+        self, job: Callable[[Run], Awaitable[T]], params: Mapping[str, Any] | None = None, *,
+        by: str = "",
+    ) -> Outcome[T]: ...  # fmt: skip
+
+    @overload
+    async def run_job(
+        self, job: str | Callable[[Run], Any], params: Mapping[str, Any] | None = None, *,
+        by: str = "",
+    ) -> Outcome: ...  # fmt: skip
+
+    async def run_job(
+        self, job: str | Callable[[Run], Any], params: Mapping[str, Any] | None = None, *,
+        by: str = "",
+    ) -> Outcome[Any]:  # fmt: skip
+        """Run a job now, beside its schedule, unless it is running: one by name, or the decorated
+        function. `params` are those that differ from the job's own; `by` is who asks, for the
+        history. Its notifications are published before this returns; cancelled, it ends. Raises
+        UnknownJob, and InvalidInput for wrong parameters."""
+        found = self._jobs.named(job) if isinstance(job, str) else self._jobs.of(job)
+        asked = Asked(merged(found.name, found.params, params or {}), by)
+        tick = own_tick(self.parts.clock.now_ms())
+        outcome = await self.parts.runner.run_tick(found, tick, origin="manual", asked=asked)
         await self.parts.relay.flush()
         return outcome
 

@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///solocron.db"), validation_alias="DATABASE_URL"
     )
+    app: str = Field(default="", max_length=200)
     environment: str = ""
     timezone: str = "UTC"
     host: str = "127.0.0.1"
@@ -110,6 +111,13 @@ class Settings(BaseSettings):
         if not _HOST_NAME.fullmatch(value) and not _is_address(value):
             shown = "" if "@" in value else f" is {value[:100]!r}"  # a URL may hold a password
             raise ConfigError(f"{shown}: give a host name or an address such as 127.0.0.1")
+        return value
+
+    @field_validator("app")
+    @classmethod
+    def _is_app(cls, value: str) -> str:
+        if value and not re.fullmatch(r"\w+(\.\w+)*:\w+", value):
+            raise ConfigError(f" is {value!r}: give module:name, such as report:cron")
         return value
 
     @field_validator("environment")

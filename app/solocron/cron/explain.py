@@ -6,7 +6,6 @@ asks for something has a remedy beside it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from solocron.cron.job import Job
 from solocron.cron.journal import Entry
 from solocron.cron.outcome import BEGUN
 from solocron.cron.sweep import is_free, is_missed
+from solocron.cron.values import counts_of, progress_text, value_of
 from solocron.cron.wording import WORDS, Words
 from solocron.errors import InvalidInput
 from solocron.locks.results import Survey, token_tick
@@ -158,7 +158,7 @@ def _conclusion(facts: Facts, is_tick: bool) -> tuple[State, Words]:
 def _by_ledger(facts: Facts, run: Mapping[str, Any]) -> tuple[State, Words]:
     owner, attempt = run["owner"], f"attempt {run['attempt']}"
     without = ", without Redis" if run["fallback"] else ""
-    by_hand = ", by hand" if run["origin"] == "manual" else ""
+    by_hand = _by_hand(run)
     if run["state"] == "succeeded":
         return "succeeded", (
             f"it was run by {owner} ({attempt}{without}{by_hand}) and succeeded in "
@@ -180,8 +180,15 @@ def _by_ledger(facts: Facts, run: Mapping[str, Any]) -> tuple[State, Words]:
             "below which are",
         )
     for_ms = facts.now_ms - run["started_at"]
+    far = f"; {text}" if (text := progress_text(value_of(run["progress"]))) else ""
     return "running", (f"it is being run by {owner} ({attempt}{without}{by_hand}), for "
-                       f"{_span(for_ms)}", "")  # fmt: skip
+                       f"{_span(for_ms)}{far}", "")  # fmt: skip
+
+
+def _by_hand(run: Mapping[str, Any]) -> str:
+    """What is said of a run that its schedule did not begin."""
+    how = {"manual": ", by hand", "backfill": ", by a backfill"}.get(run["origin"], "")
+    return f"{how} of {run['asked_by']}" if how and run["asked_by"] else how
 
 
 def _not_run(facts: Facts) -> tuple[State, Words]:
@@ -267,11 +274,12 @@ def schedules_that_differ(job: Job, workers: Sequence[Presence]) -> list[Words]:
 
 
 def _ledger(run: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    names = ("state", "attempt", "owner", "origin", "fallback", "started_at", "finished_at",
-             "duration_ms", "error")  # fmt: skip
+    names = ("state", "attempt", "owner", "origin", "asked_by", "fallback", "started_at",
+             "finished_at", "duration_ms", "error")  # fmt: skip
     if run is None:
         return None
-    return {**{name: run[name] for name in names}, "counts": json.loads(run["result"] or "{}")}
+    values = {name: value_of(run[name]) for name in ("params", "result", "progress")}
+    return {**{name: run[name] for name in names}, **values, "counts": counts_of(values["result"])}
 
 
 def _lock(survey: Survey | None) -> dict[str, Any] | None:

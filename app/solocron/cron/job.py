@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from solocron.cron.run import Run
 from solocron.cron.ticks import Calendar
+from solocron.cron.values import default_params
 from solocron.errors import ConfigError
 from solocron.locks.keys import MAX_TTL_MS, check_ttl
 
-Body = Callable[[Run], Awaitable[Mapping[str, int] | None]]
+Body = Callable[[Run], Any]  # a coroutine function, or a plain one, which runs in a thread
 
 MAX_PING = 1000
 MAX_BACKOFF_MS = 300_000
@@ -55,6 +56,7 @@ class Job:
     the job's name: jobs of one schedule do not begin at once, and all servers agree.
     `attempts`: how often a run is tried; `backoff_ms` before the second, doubling up to 5 minutes.
     `expected_ms`: a run that takes longer is an alert (0: only one that takes longer than its TTL).
+    `params`: its parameters (JSON values) and what they are unless a run by hand says otherwise.
     `ping`: a URL that is told of the begin and the end of each run ('': none); it is a secret.
     """
 
@@ -72,6 +74,7 @@ class Job:
     attempts: int = 3
     backoff_ms: int = 1_000
     expected_ms: int = 0
+    params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     ping: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
@@ -96,6 +99,7 @@ class Job:
         self._check_ms("expected", MAX_TTL_MS)
         self._check_ms("jitter", _LONGEST_JITTER_MS)
         self._check_ms("backoff", MAX_BACKOFF_MS)
+        default_params(self.name, self.params)
         check_ping(self.ping, f"ping of job {self.name!r}")
 
     def _check_word(self, option: str, *words: str) -> None:

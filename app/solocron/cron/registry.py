@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from solocron.cron.job import Body, Job
 from solocron.cron.ticks import Calendar
-from solocron.errors import ConfigError
+from solocron.errors import ConfigError, UnknownJob
 
 AnyBody = TypeVar("AnyBody", bound=Body)
 
@@ -33,6 +33,7 @@ class JobOptions(TypedDict, total=False):
     `on_redis_down`: whether to `run` or `skip` while Redis is away (SOLOCRON_ON_REDIS_DOWN).
     `expected`: a run that takes longer is an alert.
     `jitter`: its runs begin up to so much after their ticks, by a delay made of the job's name.
+    `params`: its parameters (JSON values) and what they are unless a run by hand says otherwise.
     `ping`: a URL that is told of the begin and the end of each run, as Healthchecks has it.
     """
 
@@ -48,6 +49,7 @@ class JobOptions(TypedDict, total=False):
     on_redis_down: Literal["run", "skip"] | None
     expected: timedelta | None
     jitter: timedelta | None
+    params: Mapping[str, Any] | None
     ping: str
 
 
@@ -55,7 +57,7 @@ _DURATIONS = {
     "ttl": "ttl_ms", "lease": "lease_ms", "catch_up_window": "catch_up_ms",
     "backoff": "backoff_ms", "expected": "expected_ms", "jitter": "jitter_ms",
 }  # fmt: skip
-_AS_THEY_ARE = ("catch_up", "overlap", "attempts", "on_redis_down", "ping")
+_AS_THEY_ARE = ("catch_up", "overlap", "attempts", "on_redis_down", "params", "ping")
 _MOST_DURATION_S = 10**9
 
 
@@ -79,6 +81,21 @@ class Registry(Mapping[str, Job]):
 
     def __len__(self) -> int:
         return len(self._jobs)
+
+    def named(self, name: str) -> Job:
+        """The job of that name. Raises UnknownJob."""
+        if name not in self._jobs:
+            known = ", ".join(self._jobs)
+            raise UnknownJob(f"there is no job named {name[:100]!r}: use one of {known}")
+        return self._jobs[name]
+
+    def of(self, body: Body) -> Job:
+        """The job whose body that is. Raises UnknownJob."""
+        for job in self._jobs.values():
+            if job.body == body:
+                return job
+        name = str(getattr(body, "__name__", body))[:100]
+        raise UnknownJob(f"{name} is no job's body: decorate it with job()")
 
     def freeze(self) -> None:
         """Take no more jobs."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from solocron.clock import Clock
 from solocron.cron.job import Job
-from solocron.cron.manual import ManualRun
+from solocron.cron.manual import Asked, ManualRun, own_tick
 from solocron.cron.outcome import Outcome
 from solocron.cron.runner import Runner
 from solocron.cron.sweep import decide, is_free, is_missed
@@ -93,16 +93,17 @@ class Scheduler:
         if not is_missed(job, tick, self._clock.now_ms()):  # else the sweep says so
             self._try(job, tick)
 
-    def run_now(self, job: Job) -> ManualRun | None:
+    def run_now(self, job: Job, asked: Asked) -> ManualRun | None:
         """Run a job beside its schedule; None unless this scheduler is running. It is skipped as
         held while the job is tried or run here."""
         if self._sweeper is None:
             return None
-        run = ManualRun(job, int(self._clock.now_ms()))
+        run = ManualRun(job, own_tick(self._clock.now_ms()))
         if self._is_running(job):
             run.settle(Outcome("skipped", "held", detail="this server runs it"))
             return run
-        task = self._own(job, run.tick, self._runner.run_tick(run.job, run.tick, origin="manual"))
+        work = self._runner.run_tick(run.job, run.tick, origin="manual", asked=asked)
+        task = self._own(job, run.tick, work)
         task.add_done_callback(run.ended)
         return run
 

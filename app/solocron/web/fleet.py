@@ -7,7 +7,6 @@ or empty, and named in `missing` with the reason. Times are UTC epoch ms.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from solocron.clock import Clock
 from solocron.cron.board import Board, Presence
 from solocron.cron.job import Job
+from solocron.cron.values import value_of
 from solocron.errors import LockUnavailable, StorageUnavailable
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Survey, token_tick
@@ -175,7 +175,7 @@ def _job(
     return {
         "job": job.name, "schedule": job.calendar.expression, "timezone": job.calendar.zone,
         "lock_key": job.lock_key, "next_tick": job.calendar.next_after(now_ms),
-        "delay_ms": job.delay_ms,
+        "delay_ms": job.delay_ms, "params": dict(job.params),
         "paused": survey.paused if survey else None, **pause_of(survey, now_ms),
         "owner": survey.owner or None if survey else None,
         "lock_ttl_ms": survey.ttl_ms if survey and survey.owner else None,
@@ -188,9 +188,9 @@ def _run(row: Mapping[str, Any], delay_ms: int) -> dict[str, Any]:
     """A row of the ledger, whose job begins `delay_ms` after its ticks; a run by hand has no tick
     to be late for."""
     late_ms = max(0, row["started_at"] - row["tick"] - delay_ms)
-    result = json.loads(row["result"]) if row["result"] else {}
+    values = {name: value_of(row[name]) for name in ("result", "params", "progress")}
     return {
-        **row, "fallback": bool(row["fallback"]), "result": result,
+        **row, "fallback": bool(row["fallback"]), **values,
         "late_ms": late_ms if row["origin"] == "schedule" else None,
     }  # fmt: skip
 
