@@ -8,12 +8,15 @@ it chooses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+KeptIn = Literal["database", "redis"]
+KEEPERS: Mapping[KeptIn, str] = {"database": "the database", "redis": "Redis"}
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Ledger(Protocol):
     """Every method may raise StorageUnavailable. Times in ms, leases by the ledger's own clock."""
 
     @property
-    def kept_in(self) -> Literal["database", "redis"]:
-        """Where: what is away when it gives no answer."""
+    def kept_in(self) -> KeptIn:
+        """What is away when it gives no answer."""
 
     @property
     def is_lost(self) -> bool:

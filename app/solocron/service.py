@@ -4,50 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, Self, overload
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Self
 
 from aiohttp import web
 from typing_extensions import Unpack
 
+from solocron.by_hand import ByHand
 from solocron.clock import Clock, SystemClock
 from solocron.cron.board import State
 from solocron.cron.inquiry import Inquiry, Limits
 from solocron.cron.job import Job
-from solocron.cron.manual import Asked, own_tick
-from solocron.cron.outcome import Outcome, T
 from solocron.cron.registry import AnyBody, JobOptions, Registry
-from solocron.cron.run import Run
 from solocron.cron.scheduler import Scheduler
-from solocron.cron.values import merged
 from solocron.errors import ConfigError, StorageUnavailable
 from solocron.settings import Settings, load
 from solocron.watchdog import Watchdog
+from solocron.web.asgi import AsgiSockets
 from solocron.web.dashboard import Dashboard
 from solocron.web.guard import is_loopback
 from solocron.web.operations import Operations
 from solocron.web.server import WebServer, problems, routes
 from solocron.web.status import overview
 from solocron.web.ticks import Ticks
-from solocron.wiring import build, fleet_of, metrics_of, policies, store_jobs
+from solocron.wiring import Stores, build, fleet_of, metrics_of, policies, store_jobs
 
 log = logging.getLogger("solocron")
 
 _MIGRATE_RETRY_S = 2.0
 
 
-class Solocron:
+class Solocron(ByHand):
     """Cron jobs that run once, their stores and notifications, on the running event loop.
 
     `async with cron:` runs the jobs; `cron.attach(app)` runs them with an aiohttp application and
-    adds the routes; `solocron serve` does so with a server of its own. Installs no signal handler
-    and no loop. Raises ConfigError for settings that cannot work.
+    adds the routes, `cron.lifespan` and the ASGI application `cron.websocket` are for one of ASGI;
+    `cron.serving()` has a server of its own. Installs no signal handler and no loop. Raises
+    ConfigError for settings that cannot work.
     """
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, clock: Clock | None = None, stores: Stores | None = None
+    ) -> None:
+        """`stores` says where stores are kept, if not where the settings do: in a table of one's
+        own, or wherever a repository of one's own has them."""
         self.settings = settings
-        self.parts = build(settings, clock or SystemClock())
+        self.parts = build(settings, clock or SystemClock(), stores)
         self._jobs = Registry(
             zone=settings.timezone, policies=policies(settings),
             kept_ms=int(max(settings.history, settings.catch_up) * 1000),
@@ -60,13 +63,17 @@ class Solocron:
             asyncio.Event() for _ in range(4)
         )
         self._background: asyncio.Task[None] | None = None
+        self.websocket = AsgiSockets(
+            self.parts.hub, self.parts.authenticator, self.parts.connections,
+            origins=settings.allowed_origins, is_up=self._is_up, lifespan=self.lifespan,
+        )  # fmt: skip
         for job in store_jobs(settings, self.parts):
             self.add(job)
 
     @classmethod
-    def from_env(cls) -> Self:
+    def from_env(cls, *, stores: Stores | None = None) -> Self:
         """A service with the settings of the environment."""
-        return cls(load())
+        return cls(load(), stores=stores)
 
     # -- jobs ------------------------------------------------------------------------------
 
@@ -95,33 +102,6 @@ class Solocron:
             self._jobs, locks=parts.locks, ledger=parts.ledger, board=parts.board,
             clock=parts.clock, environment=settings.environment, limits=limits,
         )  # fmt: skip
-
-    @overload
-    async def run_job(
-        self, job: Callable[[Run], Awaitable[T]], params: Mapping[str, Any] | None = None, *,
-        by: str = "",
-    ) -> Outcome[T]: ...  # fmt: skip
-
-    @overload
-    async def run_job(
-        self, job: str | Callable[[Run], Any], params: Mapping[str, Any] | None = None, *,
-        by: str = "",
-    ) -> Outcome: ...  # fmt: skip
-
-    async def run_job(
-        self, job: str | Callable[[Run], Any], params: Mapping[str, Any] | None = None, *,
-        by: str = "",
-    ) -> Outcome[Any]:  # fmt: skip
-        """Run a job now, beside its schedule, unless it is running: one by name, or the decorated
-        function. `params` are those that differ from the job's own; `by` is who asks, for the
-        history. Its notifications are published before this returns; cancelled, it ends. Raises
-        UnknownJob, and InvalidInput for wrong parameters."""
-        found = self._jobs.named(job) if isinstance(job, str) else self._jobs.of(job)
-        asked = Asked(merged(found.name, found.params, params or {}), by)
-        tick = own_tick(self.parts.clock.now_ms())
-        outcome = await self.parts.runner.run_tick(found, tick, origin="manual", asked=asked)
-        await self.parts.relay.flush()
-        return outcome
 
     # -- lifecycle -------------------------------------------------------------------------
 
@@ -203,6 +183,8 @@ class Solocron:
         """Everything, from the first connection to the last; each wait for it ends with it."""
         parts = self.parts
         try:
+            with suppress(StorageUnavailable):  # _migrated asks again
+                await parts.stores.repository.check()
             async with parts.locks:
                 try:
                     await self._live(scheduler)
@@ -211,6 +193,8 @@ class Solocron:
                     await parts.connections.drain()
                     await parts.board.close()
                     await parts.alerts.close()
+        except ConfigError:
+            raise
         except Exception:
             log.critical("The service stopped: a part of it broke", exc_info=True)
             raise
@@ -266,6 +250,10 @@ class Solocron:
                 if database.dialect == "sqlite":
                     await database.migrate()
                 await database.check()
+                await self.parts.stores.repository.check()
+                return
+            except ConfigError as error:
+                log.error("The stores cannot be used: %s", error)
                 return
             except StorageUnavailable as error:
                 if not said and not database.is_lost:
@@ -282,11 +270,13 @@ class Solocron:
 
     # -- the web side ----------------------------------------------------------------------
 
+    def _is_up(self) -> bool:
+        return self._background is not None and not self._background.done()
+
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether this server should get traffic, and the state of its parts. Without Redis it
         works on the ledger, so only the database and a stop count against it."""
-        background = self._background
-        draining = self._stopping.is_set() or background is None or background.done()
+        draining = self._stopping.is_set() or not self._is_up()
         database = not draining and await self.parts.database.is_ready()
         state = {
             "redis": "up" if self.parts.locks.link.is_up else "down",
@@ -338,6 +328,12 @@ class Solocron:
         app.add_routes(self.routes())
         app.cleanup_ctx.append(run)
         app.on_shutdown.append(drain)
+
+    @asynccontextmanager
+    async def lifespan(self, app: object) -> AsyncIterator[None]:
+        """Start and stop with an ASGI application, such as `FastAPI(lifespan=cron.lifespan)`."""
+        async with self:
+            yield
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[WebServer]:

@@ -26,6 +26,8 @@ from solocron.errors import ConfigError
 from solocron.locks.address import as_cluster, check_url
 from solocron.secret_files import SUFFIX, read_secrets
 from solocron.storage.engine import parse_url
+from solocron.stores.columns import parse_columns
+from solocron.stores.table import StoreTable
 from solocron.web.auth import check_secret
 
 _PREFIX = "SOLOCRON_"
@@ -47,50 +49,103 @@ _BETWEEN_URLS = re.compile(r"\s+|,\s*(?=(?:[a-z0-9-]{1,32}=)?[A-Za-z][A-Za-z0-9+
 class Settings(BaseSettings):
     """What a deployment can set. Times in s unless the name says otherwise."""
 
-    model_config = SettingsConfigDict(env_prefix="SOLOCRON_", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SOLOCRON_", env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
+    )
 
     redis_url: SecretStr | None = Field(default=None, validation_alias="REDIS_URL")
+    """Where Redis is: `redis://`, `rediss://`, `unix://`, or one of [several
+    servers](#redis-beyond-one-server); comes before host, port and password."""
     redis_host: str = Field(default="127.0.0.1", validation_alias="REDIS_HOST")
+    """Where Redis is."""
     redis_port: int = Field(default=6379, validation_alias="REDIS_PORT", ge=1, le=65535)
+    """The port of Redis."""
     redis_password: SecretStr | None = Field(default=None, validation_alias="REDIS_PASSWORD")
+    """The password of Redis."""
     redis_cluster: bool = Field(default=False, validation_alias="REDIS_CLUSTER")
+    """`1`: the Redis that is named is a node of a cluster."""
     redis_deadline: float = Field(default=1.0, ge=0.05, le=60)
+    """After how long Redis counts as down."""
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///solocron.db"), validation_alias="DATABASE_URL"
     )
+    """`sqlite:///file` or `postgresql://user:password@host/name`."""
     app: str = Field(default="", max_length=200)
+    """For the command line: `module:name` of your own `Solocron`, such as `report:cron`, whose jobs
+    it then knows; the module is looked for in the working directory, too."""
     environment: str = ""
+    """Is added to lock keys and channels: `cron:store-auto-close:production`."""
     timezone: str = "UTC"
+    """IANA zone of the schedules; stores have their own."""
     host: str = "127.0.0.1"
+    """Where to serve; other than loopback only with tokens."""
     port: int = Field(default=8080, ge=0, le=65535)
+    """The port to serve; `0`: any that is free."""
     auth_secret: SecretStr | None = None
+    """HS256 secret of the tokens, 32 bytes or more."""
     auth_jwks: Path | None = None
+    """Or a JWKS file of RS256 or ES256 keys."""
     auth_audience: str = Field(default="solocron", max_length=200)
+    """What `aud` of a token must be, or have."""
     origins: str = Field(default="", max_length=4096)
+    """Origins browsers may connect from, comma-separated, beside the own."""
     max_connections: int = Field(default=20_000, ge=1, le=1_000_000)
+    """WebSockets and event streams a server accepts."""
     max_connections_per_token: int = Field(default=1000, ge=0, le=1_000_000)
+    """How many of them with one token; `0`: no limit."""
     max_connections_per_address: int = Field(default=1000, ge=0, le=1_000_000)
+    """How many of them from one address (IPv6: one /64); set `0` behind a reverse proxy, whose
+    address all its clients have, and limit there: `X-Forwarded-For` is not believed."""
     heartbeat: float = Field(default=25, ge=0.5, le=600)
+    """A connection silent for so long is pinged, and dropped when it stays silent for half of
+    that again; an event stream gets a comment, and is cut when its peer takes nothing for twice
+    as long (on Linux)."""
     store_auto_close_schedule: str = "0 0,6 * * *"
+    """When stores are closed."""
     store_auto_close_ttl: float = Field(default=600, ge=1, le=_WEEK_S)
+    """The TTL of its lock."""
     store_auto_close_ping: SecretStr | None = None
+    """A URL that is told of the begin and the end of each run (see [Alerts](#alerts))."""
     store_open_reminder_schedule: str = "*/30 * * * *"
+    """When stores are reminded."""
     store_open_reminder_ttl: float = Field(default=300, ge=1, le=_WEEK_S)
+    """The TTL of its lock."""
     store_open_reminder_ping: SecretStr | None = None
+    """A URL that is told of the begin and the end of each run."""
+    stores_table: str = Field(default="stores", max_length=200)
+    """The table that stores are kept in, or `schema.table`, if not solocron's own (see [Your own
+    stores](#your-own-stores-and-events))."""
+    stores_columns: str = Field(default="", max_length=2000)
+    """What its columns are: `id=shop_id name=title hours=opening_hours is_open=open`."""
     batch: int = Field(default=500, ge=1, le=5000)
+    """Stores changed in one transaction."""
     lease: float = Field(default=30, ge=0.5, le=3600)
+    """An owner silent for so long is taken over."""
     sweep: float = Field(default=5, ge=0.1, le=3600)
+    """Pause between sweeps for missed and orphaned ticks."""
     catch_up: float = Field(default=3600, ge=0, le=_WEEK_S)
+    """How old a tick that nobody ran may be and still be run."""
     notify_urls: SecretStr | None = None
+    """Where notifications go besides: [Apprise URLs](https://github.com/caronc/apprise/wiki),
+    apart by blanks; `{email}`, `{phone}` or `{contact}` in one stands for the store's contact."""
     notify_attempts: int = Field(default=8, ge=1, le=100)
+    """After how many attempts one of them is given up."""
     alert_urls: SecretStr | None = None
+    """Where [alerts](#alerts) go: Apprise URLs, apart by blanks."""
     alert_after: float = Field(default=5, ge=0.1, le=3600)
+    """For how long Redis or the database must be away before that is an alert."""
     history: float = Field(default=_WEEK_S, ge=3600, le=_CENTURY_S)
+    """How long notifications are [kept](#history), and ended runs: seven days."""
     max_skew: float = Field(default=60, ge=1, le=3600)
+    """How far this server's clock may be ahead of Redis's."""
     grace: float = Field(default=20, ge=0, le=3600)
+    """How long running jobs may go on at a stop."""
     on_redis_down: Literal["run", "skip"] = "run"
+    """What a tick does without Redis: `run` (the ledger decides) or `skip`."""
     log_format: Literal["text", "json"] = "text"
+    """How log lines are written."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """From which level on log lines are written."""
 
     @field_validator("log_format", "log_level", "on_redis_down", mode="before")
     @classmethod
@@ -159,6 +214,12 @@ class Settings(BaseSettings):
             check_ping(value.get_secret_value())
         return value
 
+    @field_validator("stores_columns")
+    @classmethod
+    def _are_columns(cls, value: str) -> str:
+        StoreTable("shops", **parse_columns(value))
+        return value
+
     @field_validator("notify_urls", "alert_urls")
     @classmethod
     def _few_and_short(cls, value: SecretStr | None) -> SecretStr | None:
@@ -176,6 +237,12 @@ class Settings(BaseSettings):
     def alert_channel_urls(self) -> list[str]:
         """The Apprise URLs of `alert_urls`."""
         return _urls(self.alert_urls)
+
+    @property
+    def store_table(self) -> StoreTable:
+        """The table that stores are kept in."""
+        schema, _, name = self.stores_table.rpartition(".")
+        return StoreTable(name, schema=schema or None, **parse_columns(self.stores_columns))
 
     @property
     def silent_ms(self) -> int:

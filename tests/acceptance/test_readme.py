@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from pydantic import SecretStr
 
 from conftest import RedisServer, free_port
-from solocron.secret_files import SUFFIX
-from solocron.settings import Settings, secrets, variable
+from solocron.cli.settings import markdown_table
+from solocron.settings import secrets
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -114,26 +113,11 @@ def test_make_has_the_two_commands() -> None:
         )
 
 
-def test_every_setting_is_in_the_readme_and_no_other() -> None:
-    table = README.split("## Settings")[1].split("\n## ")[0]
-    told = set(re.findall(r"`((?:SOLOCRON|REDIS|DATABASE)_[A-Z_]+)`", table))
-    told |= {name.removesuffix("SCHEDULE") + "TTL" for name in told if name.endswith("_SCHEDULE")}
-    files = {name + SUFFIX for name in secrets()}
-    assert told == {variable(name) for name in Settings.model_fields} | files
-
-
-def test_every_default_in_the_readme_is_the_default() -> None:
-    rows = re.findall(r"^\| (`.*?`) \| (.+?) \|", README.split("## Settings")[1], re.MULTILINE)
-    fields = {variable(name): field for name, field in Settings.model_fields.items()}
-    for names, defaults in rows:
-        for name, default in zip(
-            re.findall(r"`(.*?)`", names), re.findall(r"`(.*?)`", defaults), strict=False
-        ):
-            if name in fields:
-                value = fields[name].default
-                shown = value.get_secret_value() if isinstance(value, SecretStr) else value
-                shown = int(shown) if isinstance(shown, bool) else shown
-                assert str(shown).removesuffix(".0") == default, name
+def test_the_settings_table_is_the_codes() -> None:
+    section = README.split("## Settings")[1].split("\n## ")[0]
+    assert markdown_table() in section, "put there what `solocron settings --markdown` prints"
+    files = set(re.findall(r"`([A-Z_]+)_FILE`", section))
+    assert files == set(secrets())
 
 
 def test_every_test_the_readmes_name_exists() -> None:

@@ -19,7 +19,9 @@ from sqlalchemy import text
 
 from commands import Cli, finished, listening
 from conftest import SECRET, RedisServer, free_port
+from solocron.clock import SystemClock
 from solocron.storage.engine import Database
+from solocron.web.auth import Authenticator
 from workers import table_locked, until
 
 COMMANDS = ("serve", "migrate", "jobs", "run", "status", "locks", "unlock", "token", "demo",
@@ -354,6 +356,9 @@ async def test_a_token_works_against_the_served_api(small: Cli) -> None:
         (("--stores", "*", "--scope", "root"), "'root'"),
         (("--stores", "*", "--scope", ""), "--scope is empty"),
         (("--stores", ""), "--stores is empty"),
+        ((), "--stores is empty"),
+        (("--scope", "metrics:read stores:write"), "--stores is empty"),
+        (("--stores", "", "--scope", "jobs:run"), "--stores is empty"),
         (("--stores", "7,a b"), "'a b'"),
         (("--stores", "*,7"), "'*'"),
     ],
@@ -362,6 +367,13 @@ async def test_a_token_that_makes_no_sense(small: Cli, args: tuple[str, ...], na
     result = await small("token", *args, SOLOCRON_AUTH_SECRET=SECRET)
     assert (result.code, result.out) == (2, "")
     assert named in result.complaint
+
+
+async def test_an_operators_token_needs_no_stores(small: Cli) -> None:
+    for scope in ("jobs:run metrics:read", "admin"):
+        text = (await small("token", "--scope", scope, SOLOCRON_AUTH_SECRET=SECRET)).out.strip()
+        principal = Authenticator(clock=SystemClock(), secret=SECRET).authenticate(text)
+        assert all(map(principal.may, scope.split())) and not principal.sees("1")
 
 
 async def test_no_token_without_a_secret(small: Cli) -> None:
@@ -382,8 +394,9 @@ async def test_serve_drains_and_ends_with_0(cli: Cli, number: signal.Signals) ->
     server.send_signal(number)
     result = await finished(server)
     assert result.code == 0
-    for line in result.err.splitlines():
-        assert json.loads(line)["level"] in ("info", "warning")
+    lines = [json.loads(line) for line in result.err.splitlines()]
+    assert {line["level"] for line in lines} <= {"info", "warning"}
+    assert lines[-1]["message"] == "stopped"
 
 
 async def test_a_second_signal_stops_at_once(large: Cli, redis_server: RedisServer) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from conftest import RedisServer, fresh_database
+from ledgers import NONE, ledger_of
 from proxy import Proxy
 from solocron.clock import SystemClock
 from solocron.cron.job import Body, Job
@@ -19,7 +20,7 @@ from solocron.cron.run import Run
 from solocron.cron.runner import Runner
 from solocron.cron.ticks import Calendar
 from solocron.errors import LeaseLost
-from solocron.ledger import RunKey
+from solocron.ledger import Ledger, RunKey
 from solocron.locks.manager import LockManager
 from solocron.storage.engine import Database
 from solocron.storage.runs import RunLedger
@@ -38,7 +39,7 @@ def latest() -> int:
     return tick
 
 
-def runner(locks: LockManager, ledger: RunLedger, lease_ms: int = 5000) -> Runner:
+def runner(locks: LockManager, ledger: Ledger, lease_ms: int = 5000) -> Runner:
     return Runner(locks=locks, ledger=ledger, clock=SystemClock(), owner="w", lease_ms=lease_ms)
 
 
@@ -58,12 +59,24 @@ async def ledger(sqlite_url: str) -> AsyncIterator[RunLedger]:
         yield RunLedger(database)
 
 
-async def crashed(ledger: RunLedger, tick: int, lease_ms: int = 0) -> None:
+@pytest.fixture(params=["sqlite", NONE])
+async def either(
+    request: pytest.FixtureRequest, locks: LockManager, sqlite_url: str
+) -> AsyncIterator[Ledger]:
+    """The ledger of a database, and that of none."""
+    if request.param == NONE:
+        yield ledger_of(None, locks)
+        return
+    async with fresh_database(sqlite_url) as database:
+        yield ledger_of(database, locks)
+
+
+async def crashed(ledger: Ledger, tick: int, lease_ms: int = 0) -> None:
     await ledger.begin("one", tick, owner="gone", now_ms=tick, lease_ms=lease_ms, max_attempts=3)
 
 
-async def states(ledger: RunLedger) -> dict[int, tuple[str, int]]:
-    return {row["tick"]: (row["state"], row["attempt"]) for row in await ledger.history()}
+async def states(ledger: Ledger) -> dict[int, tuple[str, int]]:
+    return {row["tick"]: (row["state"], row["attempt"]) for row in await ledger.history("one")}
 
 
 async def test_a_redis_that_forgot_everything_does_not_run_a_finished_tick_again(
@@ -108,28 +121,28 @@ async def test_a_flush_in_mid_run_stops_the_run_and_the_next_attempt_is_larger(
 
 
 async def test_a_crashed_tick_is_run_before_a_newer_one_although_redis_forgot_it(
-    locks: LockManager, ledger: RunLedger
+    locks: LockManager, either: Ledger
 ) -> None:
     tick, ran = latest(), list[tuple[int, int]]()
-    await crashed(ledger, tick - 60_000)
+    await crashed(either, tick - 60_000)
 
     async def body(run: Run) -> None:
         ran.append((run.tick, run.attempt))
 
-    assert (await runner(locks, ledger).run_tick(job(body), tick)).state == "succeeded"
+    assert (await runner(locks, either).run_tick(job(body), tick)).state == "succeeded"
     assert ran == [(tick - 60_000, 2), (tick, 1)]
 
 
 async def test_a_newer_tick_waits_for_an_older_one_that_still_runs_elsewhere(
-    locks: LockManager, ledger: RunLedger, redis_server: RedisServer
+    locks: LockManager, either: Ledger, redis_server: RedisServer
 ) -> None:
-    tick, one = latest(), runner(locks, ledger)
-    await crashed(ledger, tick - 60_000, lease_ms=60_000)
+    tick, one = latest(), runner(locks, either)
+    await crashed(either, tick - 60_000, lease_ms=60_000)
     assert (await one.run_tick(job(quick), tick)).reason == "overlap"
     assert redis_server.cli("exists", "cron:one", SETTLED) == "0"  # neither held nor settled
-    await ledger.hand_over(RunKey("one", tick - 60_000, 1))
+    await either.hand_over(RunKey("one", tick - 60_000, 1))
     assert (await one.run_tick(job(quick), tick)).state == "succeeded"
-    assert await states(ledger) == {tick - 60_000: ("succeeded", 2), tick: ("succeeded", 1)}
+    assert await states(either) == {tick - 60_000: ("succeeded", 2), tick: ("succeeded", 1)}
 
 
 @pytest.mark.parametrize("overlap", ["skip", "queue"])
@@ -151,18 +164,18 @@ async def test_without_redis_two_ticks_of_a_job_do_not_overlap_either(
 
 
 async def test_a_silent_run_older_than_the_catch_up_window_is_closed_and_not_run(
-    locks: LockManager, ledger: RunLedger
+    locks: LockManager, either: Ledger
 ) -> None:
     tick, ran = latest(), list[int]()
-    await crashed(ledger, tick - 3_660_000)
-    await crashed(ledger, tick - 3_600_000)  # the window's edge
+    await crashed(either, tick - 3_660_000)
+    await crashed(either, tick - 3_600_000)  # the window's edge
 
     async def body(run: Run) -> None:
         ran.append(run.tick)
 
-    await runner(locks, ledger).run_tick(job(body, catch_up_ms=3_600_000), tick)
+    await runner(locks, either).run_tick(job(body, catch_up_ms=3_600_000), tick)
     assert ran == [tick - 3_600_000, tick]
-    assert (await states(ledger))[tick - 3_660_000] == ("failed", 1)
+    assert (await states(either))[tick - 3_660_000] == ("failed", 1)
 
 
 async def test_a_body_that_swallows_a_refusal_is_not_a_success(
@@ -275,7 +288,7 @@ async def test_a_body_that_is_done_is_not_run_again_because_both_stores_blipped(
 
 
 async def test_a_run_is_handed_over_for_good_not_to_its_own_heartbeat(
-    redis_server: RedisServer, ledger: RunLedger
+    redis_server: RedisServer, either: Ledger
 ) -> None:
     running = asyncio.Event()
 
@@ -286,7 +299,7 @@ async def test_a_run_is_handed_over_for_good_not_to_its_own_heartbeat(
     async with LockManager(redis_server.url, clock=SystemClock(), lease_ms=300) as locks:
         for _ in range(5):
             tick = latest()
-            one = runner(locks, ledger, lease_ms=300)
+            one = runner(locks, either, lease_ms=300)
             task = asyncio.create_task(one.run_tick(job(stuck, attempts=100), tick))
             await running.wait()
             running.clear()
@@ -294,16 +307,16 @@ async def test_a_run_is_handed_over_for_good_not_to_its_own_heartbeat(
             task.cancel()
             await asyncio.wait([task])
             assert task.cancelled()
-            assert ("one", tick, "schedule") in await ledger.expired(["one"], tick)
+            assert ("one", tick, "schedule") in await either.expired(["one"], tick)
 
 
 @pytest.mark.parametrize("result", [5, True, ["x"], {"closed": "many", "n": 2}])
 async def test_whatever_a_body_returns_its_run_is_written(
-    locks: LockManager, ledger: RunLedger, result: Any
+    locks: LockManager, either: Ledger, result: Any
 ) -> None:
     async def body(run: Run) -> Any:
         return result
 
-    outcome = await runner(locks, ledger).run_tick(job(body), latest())
+    outcome = await runner(locks, either).run_tick(job(body), latest())
     assert outcome.state == "succeeded"
     assert outcome.counts == ({"n": 2} if isinstance(result, dict) else {})

@@ -1,10 +1,11 @@
-"""The run ledger and its fence, on both databases."""
+"""The run ledger, wherever it is kept, and its fence on both databases."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import warnings
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, insert, select
 
+from conftest import RedisServer
+from ledgers import NONE, ledger_at
 from solocron.errors import ConfigError, StaleAttempt, StorageUnavailable
-from solocron.ledger import RunKey, Verdict
+from solocron.ledger import Ledger, RunKey, Verdict
 from solocron.storage.engine import Database
 from solocron.storage.runs import RunLedger
 from solocron.storage.tables import metadata, stores
@@ -21,7 +24,20 @@ from solocron.storage.tables import metadata, stores
 TICK = 1_800_000_000_000
 
 
-async def begin(ledger: RunLedger, owner: str, lease_ms: int = 60_000, **more: Any) -> Verdict:
+@pytest.fixture(params=["sqlite_url", "postgres_url", NONE])
+def where(request: pytest.FixtureRequest) -> str:
+    """The URL of a database of either kind, or of none."""
+    return NONE if request.param == NONE else str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+async def ledger(where: str, redis_server: RedisServer) -> AsyncIterator[Ledger]:
+    """A ledger of each kind."""
+    async with ledger_at(where, redis_server.url) as ledger:
+        yield ledger
+
+
+async def begin(ledger: Ledger, owner: str, lease_ms: int = 60_000, **more: Any) -> Verdict:
     return await ledger.begin(
         "job", TICK, owner=owner, now_ms=TICK, lease_ms=lease_ms, max_attempts=3, **more
     )
@@ -49,8 +65,7 @@ async def test_workers_that_migrate_together_agree(database_url: str) -> None:
         await each.close()
 
 
-async def test_one_of_many_servers_gets_the_tick(database: Database) -> None:
-    ledger = RunLedger(database)
+async def test_one_of_many_servers_gets_the_tick(ledger: Ledger) -> None:
     verdicts = await asyncio.gather(*(begin(ledger, f"server-{n}") for n in range(12)))
     assert sorted(each.kind for each in verdicts) == ["held"] * 11 + ["run"]
     assert await ledger.finish(RunKey("job", TICK, 1), now_ms=TICK, duration_ms=1, result="1")
@@ -58,29 +73,84 @@ async def test_one_of_many_servers_gets_the_tick(database: Database) -> None:
     assert [row["state"] for row in await ledger.history("job")] == ["succeeded"]
 
 
-async def test_a_stale_owner_writes_nothing(database: Database) -> None:
-    ledger = RunLedger(database)
+async def test_a_stale_owner_ends_nothing(ledger: Ledger) -> None:
     first = await begin(ledger, "paused", lease_ms=0)
     second = await begin(ledger, "survivor")
+    stale = RunKey("job", TICK, 1)
     assert (first.attempt, second.attempt, second.owner) == (1, 2, "paused")
+    assert not await ledger.finish(stale, now_ms=TICK, duration_ms=1)
+    assert not await ledger.heartbeat(stale, 1000)
+    assert not await ledger.retry(stale, owner="paused", lease_ms=1000, fallback=False)
+    await ledger.hand_over(stale)
+    assert (await begin(ledger, "third")).kind == "held"
+    assert await ledger.finish(RunKey("job", TICK, 2), now_ms=TICK, duration_ms=1, error="e" * 9999)
+    (row,) = await ledger.history("job", tick=TICK)
+    assert (row["attempt"], row["state"], row["owner"]) == (2, "failed", "survivor")
+    assert len(row["error"]) == 2000
+
+
+async def test_what_is_told_twice_is_told_once(ledger: Ledger) -> None:
+    """A reply may be lost, and the question asked again."""
+    await begin(ledger, "w")
+    first, second = RunKey("job", TICK, 1), RunKey("job", TICK, 2)
+    assert await ledger.retry(first, owner="w", lease_ms=60_000, fallback=False)
+    assert not await ledger.retry(first, owner="w", lease_ms=60_000, fallback=False)
+    for _ in range(2):
+        assert await ledger.finish(second, now_ms=TICK + 5, duration_ms=5, result='{"n": 1}')
+    assert not await ledger.finish(second, now_ms=TICK, duration_ms=1, error="no")
+    (row,) = await ledger.history("job")
+    assert (row["state"], row["finished_at"], row["result"]) == ("succeeded", TICK + 5, '{"n": 1}')
+
+
+async def test_a_run_given_back_at_a_stop_uses_up_no_attempt(ledger: Ledger) -> None:
+    for attempt in range(1, 6):
+        assert (await begin(ledger, "w")).attempt == attempt
+        await ledger.hand_over(RunKey("job", TICK, attempt), stopping=True)
+
+
+async def test_unfinished_ticks_are_named_and_those_too_old_closed(ledger: Ledger) -> None:
+    async def start(tick: int, origin: str = "schedule", lease_ms: int = 0) -> None:
+        await ledger.begin(
+            "job", tick, owner="w", now_ms=tick, lease_ms=lease_ms, max_attempts=3, origin=origin
+        )
+
+    for n in range(4):
+        await start(TICK + n)
+    await start(TICK - 1, lease_ms=60_000)
+    await start(TICK + 2_000, origin="manual")
+    await ledger.finish(RunKey("job", TICK + 2, 1), now_ms=TICK, duration_ms=1)
+    found = await ledger.unfinished("job", since_ms=TICK + 1, before_ms=TICK + 9, now_ms=TICK)
+    assert found == [TICK + 1, TICK + 3]
+    assert sorted(await ledger.expired(["job", "other"], TICK)) == [
+        ("job", TICK + 1, "schedule"), ("job", TICK + 3, "schedule"),
+        ("job", TICK + 2000, "manual"),
+    ]  # fmt: skip
+    states = {row["tick"] - TICK: row["state"] for row in await ledger.history("job")}
+    assert states == {
+        -1: "running", 0: "failed", 1: "running", 2: "succeeded", 3: "running", 2000: "running",
+    }  # fmt: skip
+    assert await ledger.latest_ticks(["job", "other"]) == {"job": TICK + 3}
+    assert [row["tick"] for row in await ledger.history("job", 2)] == [TICK + 2000, TICK + 3]
+
+
+async def test_a_stale_owner_writes_nothing(database: Database) -> None:
+    ledger = RunLedger(database)
+    await begin(ledger, "paused", lease_ms=0)
+    await begin(ledger, "survivor")
     with pytest.raises(StaleAttempt):
         async with ledger.fenced(RunKey("job", TICK, 1)) as connection:
             await connection.execute(insert(stores).values(id="never"))
-    assert not await ledger.finish(RunKey("job", TICK, 1), now_ms=TICK, duration_ms=1)
-    assert not await ledger.heartbeat(RunKey("job", TICK, 1), 1000)
     async with ledger.fenced(RunKey("job", TICK, 2)) as connection:
         assert (await connection.execute(select(stores))).all() == []
 
 
-async def test_a_run_that_kills_its_owners_is_given_up(database: Database) -> None:
-    ledger = RunLedger(database)
+async def test_a_run_that_kills_its_owners_is_given_up(ledger: Ledger) -> None:
     kinds = [(await begin(ledger, "doomed", lease_ms=0)).kind for _ in range(4)]
     assert kinds == ["run", "run", "run", "done"]
-    assert [row["state"] for row in await ledger.history()] == ["failed"]
+    assert [row["state"] for row in await ledger.history("job")] == ["failed"]
 
 
-async def test_a_handed_over_run_is_taken_at_once(database: Database) -> None:
-    ledger = RunLedger(database)
+async def test_a_handed_over_run_is_taken_at_once(ledger: Ledger) -> None:
     await begin(ledger, "leaving")
     await ledger.hand_over(RunKey("job", TICK, 1))
     assert await ledger.expired(["job"], TICK) == [("job", TICK, "schedule")]
@@ -121,24 +191,21 @@ async def test_a_cancelled_connect_leaves_no_connection(sqlite_url: str) -> None
     assert [str(each.message) for each in caught if each.category is ResourceWarning] == []
 
 
-async def test_a_run_by_hand_keeps_its_parameters_through_a_takeover(database: Database) -> None:
-    ledger = RunLedger(database)
+async def test_a_run_by_hand_keeps_its_parameters_through_a_takeover(ledger: Ledger) -> None:
     asked: dict[str, Any] = {"origin": "manual", "params": '{"day": 1}', "asked_by": "ann@host"}
     first = await begin(ledger, "silent", lease_ms=0, **asked)
     taken = await begin(ledger, "survivor", origin="manual", params='{"day": 2}', asked_by="bob")
     assert (first.params, taken.attempt, taken.params) == ('{"day": 1}', 2, '{"day": 1}')
-    (row,) = await ledger.history()
+    (row,) = await ledger.history("job")
     assert (row["asked_by"], row["params"], row["origin"]) == ("ann@host", '{"day": 1}', "manual")
 
 
-async def test_who_wants_a_run_of_its_own_takes_no_other_over(database: Database) -> None:
-    ledger = RunLedger(database)
+async def test_who_wants_a_run_of_its_own_takes_no_other_over(ledger: Ledger) -> None:
     await begin(ledger, "silent", lease_ms=0)
     assert await begin(ledger, "other", fresh=True) == Verdict("held", 1, "silent")
 
 
-async def test_a_failed_run_is_opened_anew_for_who_asks_for_it(database: Database) -> None:
-    ledger = RunLedger(database)
+async def test_a_failed_run_is_opened_anew_for_who_asks_for_it(ledger: Ledger) -> None:
     await begin(ledger, "one")
     key = RunKey("job", TICK, 1)
     assert await ledger.finish(key, now_ms=TICK, duration_ms=1, error="no", progress='{"done": 1}')
@@ -148,7 +215,7 @@ async def test_a_failed_run_is_opened_anew_for_who_asks_for_it(database: Databas
     assert sorted((each.kind, each.attempt) for each in verdicts) == [("held", 2)] * 7 + [
         ("run", 2)
     ]
-    (row,) = await ledger.history()
+    (row,) = await ledger.history("job")
     told = (row["state"], row["origin"], row["error"], row["finished_at"], row["progress"])
     assert told == ("running", "backfill", None, None, '{"done": 1}')
     assert not await ledger.finish(key, now_ms=TICK, duration_ms=1)
@@ -157,11 +224,10 @@ async def test_a_failed_run_is_opened_anew_for_who_asks_for_it(database: Databas
     assert await ledger.states("job", TICK, TICK) == {TICK: "succeeded"}
 
 
-async def test_a_heartbeat_tells_of_progress_and_forgets_none(database: Database) -> None:
-    ledger = RunLedger(database)
+async def test_a_heartbeat_tells_of_progress_and_forgets_none(ledger: Ledger) -> None:
     await begin(ledger, "one")
     key = RunKey("job", TICK, 1)
     assert await ledger.heartbeat(key, 1000, progress='{"done": 3}')
     assert await ledger.heartbeat(key, 1000)
-    (row,) = await ledger.history()
+    (row,) = await ledger.history("job")
     assert row["progress"] == '{"done": 3}'

@@ -275,9 +275,9 @@ async def test_a_tick_is_explained_by_rest(environment: pytest.MonkeyPatch) -> N
         status, told = await get("2026-11-26T06:00", "jobs:run")
         assert status == 200 and told["is_tick"] and told["lock"] is told["ledger"] is None
         Draft202012Validator(explanation_schema()).validate(told)
+        await api.cron.parts.locks.pause("cron:store-auto-close", by="ops")
         ran = await api.cron.run_job("store-auto-close")
         (run,) = await api.cron.parts.ledger.history("store-auto-close")
-        await api.cron.parts.locks.pause("cron:store-auto-close", by="ops")
         status, told = await get(str(run["tick"]))
         assert status == 200 and ran.state == told["state"] == "succeeded"
         assert told["ledger"]["origin"] == "manual" and told["pause"]["by"] == "ops"

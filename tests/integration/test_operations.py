@@ -22,7 +22,7 @@ from solocron.locks.manager import LockManager
 from solocron.settings import load
 from solocron.storage.engine import Database
 from solocron.web.server import problem
-from solocron.web.socket import PROTOCOL
+from solocron.web.session import PROTOCOL
 from workers import until
 
 __all__ = ["calm"]

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from conftest import RedisServer
+from conftest import RedisServer, fresh_database
+from ledgers import NONE, ledger_at, ledger_of
 from proxy import Proxy
 from solocron.clock import Clock, ScaledClock, SystemClock
 from solocron.cron.job import Job
@@ -20,10 +21,9 @@ from solocron.cron.runner import Runner
 from solocron.cron.scheduler import Scheduler
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError
-from solocron.ledger import RunKey
+from solocron.ledger import Ledger, RunKey
 from solocron.locks.manager import LockManager
 from solocron.storage.engine import Database
-from solocron.storage.runs import RunLedger
 
 EVERY_SECOND = Calendar("* * * * * *")
 HALF_HOURS = Calendar("*/30 * * * *")
@@ -69,11 +69,11 @@ async def server(
     deadline_s: float = 5.0, lease_ms: int = 5000,
 ) -> AsyncIterator[Scheduler]:  # fmt: skip
     """A scheduler with all its parts, as one server has them; not started."""
-    database = Database(database_url)
-    ledger = RunLedger(database)
+    database = None if database_url == NONE else Database(database_url)
     async with LockManager(
         redis_url, clock=clock, lease_ms=lease_ms, deadline_s=deadline_s
     ) as locks:
+        ledger = ledger_of(database, locks, clock)
         runner = Runner(locks=locks, ledger=ledger, clock=clock, owner="w", lease_ms=lease_ms)
         scheduler = Scheduler(
             jobs, runner=runner, locks=locks, ledger=ledger, clock=clock, sweep_s=sweep_s
@@ -82,7 +82,8 @@ async def server(
             yield scheduler
         finally:
             await scheduler.stop(5)
-            await database.close()
+            if database is not None:
+                await database.close()
 
 
 async def until(condition: Callable[[], Any], timeout_s: float = 30) -> None:
@@ -97,12 +98,17 @@ async def swept(scheduler: Scheduler) -> None:
     await until(lambda: scheduler.running == 0)
 
 
-@pytest.fixture
-async def migrated(sqlite_url: str) -> str:
-    database = Database(sqlite_url)
-    await database.migrate()
-    await database.close()
-    return sqlite_url
+@pytest.fixture(params=["sqlite", NONE])
+async def migrated(request: pytest.FixtureRequest, sqlite_url: str) -> str:
+    """The URL of a database that is ready, or of none."""
+    if request.param == NONE:
+        return NONE
+    async with fresh_database(sqlite_url):
+        return sqlite_url
+
+
+async def crashed(ledger: Ledger) -> None:
+    await ledger.begin("one", START, owner="gone", now_ms=START, lease_ms=60_000, max_attempts=3)
 
 
 def said(caplog: pytest.LogCaptureFixture, start: str) -> list[str]:
@@ -128,7 +134,8 @@ async def test_a_tick_that_fell_into_a_deploy_gap_is_caught_up(
         for _ in range(3):
             clock.now += 2000
             await swept(after)
-    assert ran.ticks == [START, START + 30 * MINUTE]
+    is_lost = redis_forgot and migrated == NONE  # nobody is left who knows of a gap
+    assert ran.ticks == [START, *([] if is_lost else [START + 30 * MINUTE])]
 
 
 async def test_a_first_deployment_owes_nothing_from_before_its_start(
@@ -356,16 +363,16 @@ async def test_a_tick_that_ran_is_not_called_missed_because_redis_forgot_it(
 async def test_a_crashed_tick_is_taken_over_although_a_newer_one_came_due(
     redis_server: RedisServer, migrated: str
 ) -> None:
-    database = Database(migrated)
-    ledger = RunLedger(database)
-    await ledger.begin("one", START, owner="gone", now_ms=START, lease_ms=60_000, max_attempts=3)
-    ran, clock = Ran(), StoppedClock(START + 31 * MINUTE)
-    async with server(redis_server.url, migrated, clock, job(ran)) as scheduler:
-        await swept(scheduler)  # the crashed owner's lease still lives
-        assert ran.ticks == []
-        await ledger.hand_over(RunKey("one", START, 1))
-        await swept(scheduler)
-    await database.close()
+    async with ledger_at(migrated, redis_server.url) as ledger:
+        await ledger.begin(
+            "one", START, owner="gone", now_ms=START, lease_ms=60_000, max_attempts=3
+        )
+        ran, clock = Ran(), StoppedClock(START + 31 * MINUTE)
+        async with server(redis_server.url, migrated, clock, job(ran)) as scheduler:
+            await swept(scheduler)  # the crashed owner's lease still lives
+            assert ran.ticks == []
+            await ledger.hand_over(RunKey("one", START, 1))
+            await swept(scheduler)
     assert ran.ticks == [START, START + 30 * MINUTE]
 
 
@@ -374,19 +381,17 @@ async def test_a_claim_that_finds_its_tick_run_covers_no_other(
 ) -> None:
     """The owner finished in the ledger and stalled before Redis heard of it; the next tick came
     due while somebody else held the lock, only to find that out."""
-    database = Database(migrated)
-    ledger = RunLedger(database)
-    await ledger.begin("one", START, owner="w", now_ms=START, lease_ms=5000, max_attempts=3)
-    await ledger.finish(RunKey("one", START, 1), now_ms=START, duration_ms=1)
-    ran, clock = Ran(), StoppedClock(START + 30 * MINUTE)
-    each = job(ran)
-    async with server(redis_server.url, migrated, clock, each) as scheduler:
-        outcome = await scheduler._runner.run_tick(each, START)
-        assert (outcome.state, outcome.reason) == ("skipped", "done")
-        assert redis_server.cli("GET", "{cron:one}:settled") == str(START)
-        clock.now += 5000
-        await swept(scheduler)
-    await database.close()
+    async with ledger_at(migrated, redis_server.url) as ledger:
+        await ledger.begin("one", START, owner="w", now_ms=START, lease_ms=5000, max_attempts=3)
+        await ledger.finish(RunKey("one", START, 1), now_ms=START, duration_ms=1)
+        ran, clock = Ran(), StoppedClock(START + 30 * MINUTE)
+        each = job(ran)
+        async with server(redis_server.url, migrated, clock, each) as scheduler:
+            outcome = await scheduler._runner.run_tick(each, START)
+            assert (outcome.state, outcome.reason) == ("skipped", "done")
+            assert redis_server.cli("GET", "{cron:one}:settled") == str(START)
+            clock.now += 5000
+            await swept(scheduler)
     assert ran.ticks == [START + 30 * MINUTE]
 
 
@@ -395,23 +400,23 @@ async def test_a_silent_run_is_taken_over_although_a_later_tick_was_settled(
     redis_server: RedisServer, migrated: str, paused: bool
 ) -> None:
     """Its owner stalled between claim and ledger until the next tick was over, and then died."""
-    database = Database(migrated)
-    ledger = RunLedger(database)
-    await ledger.begin("one", START, owner="gone", now_ms=START, lease_ms=60_000, max_attempts=3)
-    ran, clock = Ran(), StoppedClock(START + 31 * MINUTE)
-    each = job(ran)
-    async with server(redis_server.url, migrated, clock, each, lease_ms=500) as scheduler:
-        redis_server.cli("SET", "{cron:one}:settled", str(START + 30 * MINUTE))
-        if paused:
-            redis_server.cli("SET", "{cron:one}:paused", "1")
-        await swept(scheduler)  # the owner's lease still lives
-        assert ran.ticks == []
-        await ledger.hand_over(RunKey("one", START, 1))
-        await swept(scheduler)  # another server may have looked just now
-        redis_server.cli("DEL", "{cron:one}:looked")
-        await swept(scheduler)
-        await swept(scheduler)
-    await database.close()
+    async with ledger_at(migrated, redis_server.url) as ledger:
+        await ledger.begin(
+            "one", START, owner="gone", now_ms=START, lease_ms=60_000, max_attempts=3
+        )
+        ran, clock = Ran(), StoppedClock(START + 31 * MINUTE)
+        each = job(ran)
+        async with server(redis_server.url, migrated, clock, each, lease_ms=500) as scheduler:
+            redis_server.cli("SET", "{cron:one}:settled", str(START + 30 * MINUTE))
+            if paused:
+                redis_server.cli("SET", "{cron:one}:paused", "1")
+            await swept(scheduler)  # the owner's lease still lives
+            assert ran.ticks == []
+            await ledger.hand_over(RunKey("one", START, 1))
+            await swept(scheduler)  # another server may have looked just now
+            redis_server.cli("DEL", "{cron:one}:looked")
+            await swept(scheduler)
+            await swept(scheduler)
     assert ran.ticks == ([] if paused else [START])
     assert redis_server.cli("GET", "{cron:one}:settled") == str(START + 30 * MINUTE)
 
@@ -441,7 +446,7 @@ async def test_after_a_stall_the_schedule_goes_on_and_skip_brings_no_burst(
         assert len(stale) <= 1  # one that was under way, or due, when the loop stalled
 
 
-@pytest.mark.parametrize("blip", ["redis", "database", "both"])
+@pytest.mark.parametrize("blip", ["redis", "database", "both", "redis, of no database"])
 async def test_after_a_blip_the_schedule_goes_on_and_each_change_is_said_once(
     own_redis: RedisServer, postgres_url: str, blip: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -455,7 +460,8 @@ async def test_after_a_blip_the_schedule_goes_on_and_each_change_is_said_once(
         job(caught, "two", EVERY_SECOND, overlap="skip"),
     )
     async with Proxy.to_postgres(postgres_url) as proxy:
-        url = proxy.postgres_url(postgres_url)
+        url = NONE if blip.endswith("no database") else proxy.postgres_url(postgres_url)
+        blip = blip.partition(",")[0]
         async with server(own_redis.url, url, clock, *jobs, deadline_s=0.3) as scheduler:
             scheduler.start()
             await until(lambda: len(ran.ticks) >= 3 and len(caught.ticks) >= 3)
@@ -490,6 +496,7 @@ async def test_losers_send_one_command_per_tick_and_one_per_sweep_for_all_jobs(
     slow = [job(Ran(60), f"job-{n}") for n in range(40)]
     losing = [job(Ran(), f"job-{n}") for n in range(40)]
     nowhere = "postgresql://nobody@127.0.0.1:1/none"  # any query would fail
+    nowhere = NONE if migrated == NONE else nowhere
     async with (
         server(redis_server.url, migrated, clock, *slow) as winner,
         server(redis_server.url, nowhere, clock, *losing) as loser,
@@ -510,6 +517,29 @@ async def test_losers_send_one_command_per_tick_and_one_per_sweep_for_all_jobs(
         assert "cmdstat_evalsha:calls=41," in stats
         assert not any(each.body.ticks for each in losing)  # type: ignore[attr-defined]
         await winner.stop(0)
+
+
+async def test_a_redis_that_forgets_has_its_servers_run_nothing_again(
+    redis_server: RedisServer, migrated: str
+) -> None:
+    """Also those that run none of it themselves know what was run."""
+    clock, ran, others = StoppedClock(START - 1000), Ran(), Ran()
+    async with (
+        server(redis_server.url, migrated, clock, job(ran)) as one,
+        server(redis_server.url, migrated, clock, job(others)) as two,
+    ):
+        await swept(two)
+        clock.now = START + 1000
+        await swept(one)
+        await swept(two)
+        redis_server.cli("flushall")
+        clock.now = START + 10_000
+        await swept(two)
+        await swept(one)
+        assert (ran.ticks, others.ticks) == ([START], [])
+        clock.now = START + 31 * MINUTE
+        await swept(two)
+    assert (ran.ticks, others.ticks) == ([START], [START + 30 * MINUTE])
 
 
 async def test_two_jobs_of_one_name_are_refused(redis_server: RedisServer, migrated: str) -> None:

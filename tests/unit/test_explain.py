@@ -148,6 +148,36 @@ def test_the_lock_now(owner: str, alive: bool, silent: bool) -> None:
     assert told["state"] == "waiting" and ("its lock is held" in told["text"]) is not silent
 
 
+@pytest.mark.parametrize(
+    ("facts", "since", "is_told"),
+    [
+        ({}, TICK + MINUTE_MS, True),  # it keeps the tick from being run late
+        ({"run": row()}, TICK + MINUTE_MS, False),
+        ({"run": row()}, TICK - MINUTE_MS, True),
+        ({"run": row()}, 0, False),  # nobody knows since when
+        ({"now_ms": LATER}, TICK + MINUTE_MS, False),  # too old to be run, whatever is paused
+        ({"now_ms": LATER}, TICK - MINUTE_MS, True),
+        ({"now_ms": TICK - MINUTE_MS}, TICK - 2 * MINUTE_MS, True),
+        ({"now_ms": TICK - HOUR_MS}, TICK - 2 * HOUR_MS, False),  # over before it comes
+    ],
+)
+def test_a_pause_is_told_where_it_is_about_the_tick(
+    facts: dict[str, Any], since: int, is_told: bool
+) -> None:
+    told = explained(survey=survey(pause=Pause("me", since, 30 * MINUTE_MS)), **facts)
+    assert (told["pause"] is not None) is is_told
+    assert told["pause"] is None or told["pause"]["by"] == "me"
+
+
+def test_times_in_words_are_whole_seconds() -> None:
+    dead = worker(seen_ms=TICK - 30_123)
+    told = explained(tick=TICK + 1, workers=[dead])
+    assert told["local_time"] == "2027-01-15T08:00:00+00:00"
+    assert (
+        "last seen 2027-01-15T07:59:29+00:00, " in explained(workers=[dead])["workers"][0]["text"]
+    )
+
+
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_every_verdict_is_put_into_words(verdict: str) -> None:
     (told,) = explained(verdicts=said(verdict, "the detail"))["workers"]

@@ -18,6 +18,7 @@ from solocron.cli.console import complain
 from solocron.cli.deadletters import deadletters
 from solocron.cli.doctor import doctor
 from solocron.cli.operating import explain, history, pause, resume
+from solocron.cli.settings import settings
 from solocron.cli.stores import stores_app
 from solocron.errors import (
     ConfigError,
@@ -27,7 +28,7 @@ from solocron.errors import (
     StorageUnavailable,
 )
 
-for command in (history, explain, pause, resume, doctor, deadletters):
+for command in (history, explain, pause, resume, doctor, deadletters, settings):
     app.command()(command)
 app.add_typer(stores_app, name="stores")
 

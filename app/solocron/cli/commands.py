@@ -22,7 +22,7 @@ from solocron.cron.values import progress_text, read_pairs
 from solocron.errors import ConfigError
 from solocron.locks.keys import check_key
 from solocron.version import __version__
-from solocron.web.scopes import SCOPES
+from solocron.web.scopes import SCOPES, STORE_SCOPES
 
 if TYPE_CHECKING:
     from solocron.cron.outcome import Outcome
@@ -236,7 +236,13 @@ def unlock(
 
 @app.command()
 def token(
-    stores: Annotated[str, typer.Option(help="Store ids, comma-separated, or * for all.")] = "",
+    stores: Annotated[
+        str | None,
+        typer.Option(
+            help="Store ids, comma-separated, or * for all; without "
+            f"{' and '.join(STORE_SCOPES)} none are needed."
+        ),
+    ] = None,
     scope: Annotated[
         str, typer.Option(help=f"Space-separated, of: {' '.join(SCOPES)}.")
     ] = "notifications:read",
@@ -247,21 +253,28 @@ def token(
 
     Clients send it as `Authorization: Bearer <token>`; it cannot be taken back before it expires.
     """
+    cron = service()
+    scopes = scope.split()
+    if not scopes:
+        raise ConfigError(f"--scope is empty: give one or more of {', '.join(SCOPES)}")
+    needs_stores = any(each in STORE_SCOPES for each in scopes)
+    named = [] if stores is None and not needs_stores else _stores_named(stores or "")
+    text = cron.parts.authenticator.issue(
+        subject=subject, stores=None if named == ["*"] else named, scopes=scopes,
+        lifetime_s=int(days * 86_400),
+    )  # fmt: skip
+    print(text)
+
+
+def _stores_named(stores: str) -> list[str]:
     from solocron.stores.model import is_store_id
 
-    cron = service()
     named = [each.strip() for each in stores.split(",") if each.strip()]
     bad = [each for each in named if not is_store_id(each)]
     if not named or (bad and named != ["*"]):
         about = f"has {bad[0][:100]!r}" if bad else "is empty"
         raise ConfigError(f"--stores {about}: give store ids, comma-separated, or '*' for all")
-    if not scope.split():
-        raise ConfigError(f"--scope is empty: give one or more of {', '.join(SCOPES)}")
-    text = cron.parts.authenticator.issue(
-        subject=subject, stores=None if named == ["*"] else named, scopes=scope.split(),
-        lifetime_s=int(days * 86_400),
-    )  # fmt: skip
-    print(text)
+    return named
 
 
 @app.command()

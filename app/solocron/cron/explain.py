@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 from solocron.cron.board import Presence, keep_ms
 from solocron.cron.job import Job
 from solocron.cron.journal import Entry
 from solocron.cron.outcome import BEGUN
+from solocron.cron.silence import SEE_WHY, is_silent
 from solocron.cron.sweep import is_free, is_missed
 from solocron.cron.values import counts_of, progress_text, value_of
-from solocron.cron.wording import WORDS, Words
+from solocron.cron.wording import WORDS, Words, iso, moment, span
 from solocron.errors import InvalidInput
 from solocron.locks.results import Survey, token_tick
 
@@ -59,9 +60,15 @@ class Facts:
         """The server that the ledger calls `name`, if it is on the board."""
         return next((each for each in self.workers if each.worker.startswith(f"{name}:")), None)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the tick has come and, if nobody ran it, may still be run."""
+        due_ms = self.tick + self.job.delay_ms
+        return due_ms <= self.now_ms and not is_missed(self.job, self.tick, self.now_ms)
+
     def is_silent(self, worker: Presence) -> bool:
         """Whether a server has given no sign of life for too long."""
-        return worker.seen_ms < self.now_ms - self.silent_ms
+        return is_silent(worker, self.now_ms, self.silent_ms)
 
 
 def asked_tick(job: Job, text: str | None, now_ms: float) -> tuple[int, str]:
@@ -110,7 +117,7 @@ def explain(facts: Facts) -> dict[str, Any]:
     state, (text, remedy) = _conclusion(facts, is_tick)
     names = sorted({*facts.verdicts, *(each.worker for each in facts.workers)})
     return {
-        "job": job.name, "tick": tick, "local_time": calendar.local(tick).isoformat(),
+        "job": job.name, "tick": tick, "local_time": iso(calendar.local(tick)),
         "schedule": calendar.expression, "zone": calendar.zone, "is_tick": is_tick,
         "previous_tick": calendar.latest_at(tick - 1), "next_tick": calendar.next_after(tick),
         "state": state, "text": text, "remedy": _filled(remedy, job),
@@ -136,9 +143,9 @@ def _conclusion(facts: Facts, is_tick: bool) -> tuple[State, Words]:
             return state, (f"{worker} {_said(entry)}", WORDS[entry.verdict][1])
     due_ms = facts.tick + (facts.job.delay_ms if is_tick else 0)
     if due_ms > facts.now_ms:
-        delay = f", {_span(facts.job.delay_ms)} of them by its jitter" if facts.job.delay_ms else ""
+        delay = f", {span(facts.job.delay_ms)} of them by its jitter" if facts.job.delay_ms else ""
         return "not-due", (
-            f"its time has not come: {_span(due_ms - facts.now_ms)} to go{delay}",
+            f"its time has not come: {span(due_ms - facts.now_ms)} to go{delay}",
             "",
         )
     if not is_tick:
@@ -146,7 +153,7 @@ def _conclusion(facts: Facts, is_tick: bool) -> tuple[State, Words]:
         before, after = calendar.latest_at(facts.tick), calendar.next_after(facts.tick)
         return "no-tick", (
             f"the schedule {calendar.expression!r} in {calendar.zone} has no tick then: the one "
-            f"before is {_moment(before)}, the next one {_moment(after)}",
+            f"before is {moment(before)}, the next one {moment(after)}",
             "ask for one of these; or see that the schedule is the one you mean: solocron jobs",
         )
     if facts.database:
@@ -162,7 +169,7 @@ def _by_ledger(facts: Facts, run: Mapping[str, Any]) -> tuple[State, Words]:
     if run["state"] == "succeeded":
         return "succeeded", (
             f"it was run by {owner} ({attempt}{without}{by_hand}) and succeeded in "
-            f"{_span(run['duration_ms'] or 0)}", "",
+            f"{span(run['duration_ms'] or 0)}", "",
         )  # fmt: skip
     if run["state"] != "running":
         error = str(run["error"])[:500]
@@ -171,10 +178,10 @@ def _by_ledger(facts: Facts, run: Mapping[str, Any]) -> tuple[State, Words]:
     found = facts.owner(owner)
     left_ms = run["lease_until"] - facts.now_ms
     if left_ms <= 0 or (found is not None and facts.is_silent(found)):
-        seen = f", last seen {_moment(found.seen_ms)}" if found is not None else ""
-        when = "has ended" if left_ms <= 0 else f"ends in {_span(left_ms)}"
+        seen = f", last seen {moment(found.seen_ms)}" if found is not None else ""
+        when = "has ended" if left_ms <= 0 else f"ends in {span(left_ms)}"
         return "silent", (
-            f"it was begun by {owner} ({attempt}) at {_moment(run['started_at'])}, which has gone "
+            f"it was begun by {owner} ({attempt}) at {moment(run['started_at'])}, which has gone "
             f"silent{seen}; its lease {when}",
             "nothing, if another server is up: it takes the tick over within lease and sweep; see "
             "below which are",
@@ -182,7 +189,7 @@ def _by_ledger(facts: Facts, run: Mapping[str, Any]) -> tuple[State, Words]:
     for_ms = facts.now_ms - run["started_at"]
     far = f"; {text}" if (text := progress_text(value_of(run["progress"]))) else ""
     return "running", (f"it is being run by {owner} ({attempt}{without}{by_hand}), for "
-                       f"{_span(for_ms)}{far}", "")  # fmt: skip
+                       f"{span(for_ms)}{far}", "")  # fmt: skip
 
 
 def _by_hand(run: Mapping[str, Any]) -> str:
@@ -193,10 +200,9 @@ def _by_hand(run: Mapping[str, Any]) -> str:
 
 def _not_run(facts: Facts) -> tuple[State, Words]:
     """Why the ledger knows no run of a tick that has come."""
-    job = facts.job
-    age_ms = facts.now_ms - facts.tick - job.delay_ms
+    age_ms = facts.now_ms - facts.tick - facts.job.delay_ms
     said = {entry.verdict for entry in facts.verdicts.values()}
-    open_still = not is_missed(job, facts.tick, facts.now_ms)
+    open_still = facts.is_open
     if age_ms > facts.kept_ms and not said:
         return "unknown", ("the ledger keeps its runs no longer (SOLOCRON_HISTORY)", "")
     if facts.survey is not None and facts.survey.paused and open_still:
@@ -208,13 +214,13 @@ def _not_run(facts: Facts) -> tuple[State, Words]:
     survey = facts.survey
     if survey is not None and survey.settled is not None and survey.settled > facts.tick:
         return "skipped", (
-            f"it was left out: {_moment(survey.settled)} was run in its place, for no server was "
+            f"it was left out: {moment(survey.settled)} was run in its place, for no server was "
             "up then, or the run before it went on until then", "{by_hand}",
         )  # fmt: skip
     if survey is not None and open_still and not is_free(survey):
         return "waiting", (
             f"it has not been run yet: its lock is held by {survey.owner[:300]} for "
-            f"{_span(survey.ttl_ms)} more",
+            f"{span(survey.ttl_ms)} more",
             "wait; or, if that one is no more, free the lock: solocron unlock {key}",
         )
     if not facts.redis and all(map(facts.is_silent, facts.workers)):
@@ -290,8 +296,14 @@ def _lock(survey: Survey | None) -> dict[str, Any] | None:
 
 
 def _pause(facts: Facts) -> dict[str, Any] | None:
+    """The pause that holds now, if it is about this tick: it covers it, or keeps it from being run
+    late."""
     pause = facts.survey.pause if facts.survey else None
     if pause is None:
+        return None
+    covers = bool(pause.at_ms) and pause.at_ms <= facts.tick < pause.until_ms(facts.now_ms)
+    to_come = facts.now_ms < facts.tick < pause.until_ms(facts.now_ms)
+    if not (covers or to_come or (facts.run is None and facts.is_open)):
         return None
     return {
         "until": pause.until_ms(facts.now_ms),
@@ -312,7 +324,7 @@ def _worker(facts: Facts, name: str) -> dict[str, Any]:
         if presence is None:
             text += "; it has been stopped since"
         elif facts.is_silent(presence):
-            text += f"; it has been silent since {_moment(presence.seen_ms)}"
+            text += f"; it has been silent since {moment(presence.seen_ms)}"
     else:
         assert presence is not None
         text, remedy = _said_nothing(facts, presence)
@@ -329,22 +341,22 @@ def _worker(facts: Facts, name: str) -> dict[str, Any]:
 def _said(entry: Entry) -> str:
     text = WORDS[entry.verdict][0]
     if entry.begun:
-        text += f", {_span(entry.late_ms)} after its time, in {_span(entry.duration_ms)}"
+        text += f", {span(entry.late_ms)} after its time, in {span(entry.duration_ms)}"
         text += f", as attempt {entry.attempt}" if entry.attempt > 1 else ""
     return f"{text}: {entry.detail}" if entry.detail else text
 
 
 def _said_nothing(facts: Facts, worker: Presence) -> Words:
     """Why a server has told nothing of the tick."""
-    tick, seen = facts.tick, _moment(worker.seen_ms)
+    tick, seen = facts.tick, moment(worker.seen_ms)
     if worker.started_ms > tick:
-        return f"was not there yet: it started {_moment(worker.started_ms)}", ""
+        return f"was not there yet: it started {moment(worker.started_ms)}", ""
     if facts.is_silent(worker):
-        look = ("see whether it is gone, frozen or cut off from Redis: systemctl status solocron, "
-                "docker compose ps or kubectl get pods, and its log")  # fmt: skip
+        look = (f"{SEE_WHY}: systemctl status solocron, docker compose ps or kubectl get pods, and "
+                "its log")  # fmt: skip
         if worker.seen_ms < tick:
             return (
-                f"was dead by then: last seen {seen}, {_span(tick - worker.seen_ms)} before",
+                f"was dead by then: last seen {seen}, {span(tick - worker.seen_ms)} before",
                 look,
             )
         return f"died with it, or after it: last seen {seen}, without a word about it", look
@@ -358,7 +370,7 @@ def _said_nothing(facts: Facts, worker: Presence) -> Words:
     if tick + facts.job.delay_ms > facts.now_ms:
         return "waits for it", ""
     if facts.now_ms - tick - facts.job.delay_ms < facts.silent_ms:
-        return "has not told yet", f"ask again in {_span(facts.silent_ms)}"
+        return "has not told yet", f"ask again in {span(facts.silent_ms)}"
     if facts.now_ms - tick > keep_ms(facts.job, tick):
         return "told of it too long ago: Redis keeps a day, or 500 ticks", ""
     return "has told nothing, though it was up", (
@@ -370,21 +382,3 @@ def _said_nothing(facts: Facts, worker: Presence) -> Words:
 def _filled(remedy: str, job: Job) -> str:
     by_hand = _BY_HAND.format(job=job.name)
     return remedy.format(job=job.name, key=job.lock_key, by_hand=by_hand)
-
-
-def _moment(ms: float | None) -> str:
-    return "never" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat()
-
-
-def _span(ms: float) -> str:
-    """A length of time in words of at most two units."""
-    if ms < 1000:
-        return f"{ms:.0f} ms"
-    if ms < 60_000:
-        return f"{ms / 1000:.1f} s"
-    minutes = int(ms // 60_000)
-    if minutes < 60:
-        return f"{minutes} min {int(ms // 1000) % 60} s"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // 1440} days"

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from solocron.clock import Clock
 from solocron.cron.run import Run
 from solocron.errors import StorageUnavailable
-from solocron.ledger import Ledger
+from solocron.ledger import KEEPERS, Ledger
 
 _SILENT_LEASES = 2
 
@@ -28,7 +28,7 @@ async def heartbeats(run: Run, ledger: Ledger, clock: Clock, lease_ms: int) -> A
 
 async def _beat(run: Run, ledger: Ledger, clock: Clock, lease_s: float) -> None:
     """Extend the ledger's lease at a third of it. The run is lost when it was superseded, or when
-    the database gave no answer for two leases: others may have one, and get the lock. A fallback
+    the ledger gave no answer for two leases: others may have one, and get the lock. A fallback
     run has no other lease."""
     due = answered_at = clock.monotonic()
     while True:
@@ -41,7 +41,8 @@ async def _beat(run: Run, ledger: Ledger, clock: Clock, lease_s: float) -> None:
                 current, sent_at = await _heartbeat(run, ledger, clock, lease_s)
         except (StorageUnavailable, TimeoutError):
             if clock.monotonic() - answered_at > _SILENT_LEASES * lease_s:
-                run.lease.lose(f"the database gave no answer for {_SILENT_LEASES} leases")
+                who = KEEPERS[ledger.kept_in]
+                run.lease.lose(f"{who} gave no answer for {_SILENT_LEASES} leases")
             continue
         answered_at = sent_at
         if current and run.fallback:
@@ -54,7 +55,7 @@ async def _heartbeat(
     run: Run, ledger: Ledger, clock: Clock, lease_s: float
 ) -> tuple[bool | None, float]:
     """Whether the attempt is current, and when that was asked (monotonic s). While the body keeps
-    the run's row, in which nobody can take it over, only whether the database answers (None): a
+    the run's row, in which nobody can take it over, only whether the ledger answers (None): a
     heartbeat would wait for the row with a connection of its own."""
     try:
         async with asyncio.timeout(lease_s / 3):

@@ -14,7 +14,7 @@ from solocron.cron.run import Run
 from solocron.cron.ticks import Calendar
 from solocron.cron.values import default_params
 from solocron.errors import ConfigError
-from solocron.locks.keys import MAX_TTL_MS, check_ttl
+from solocron.locks.keys import MAX_TTL_MS, check_ttl, lock_key
 
 Body = Callable[[Run], Any]  # a coroutine function, or a plain one, which runs in a thread
 
@@ -121,7 +121,7 @@ class Job:
     @property
     def lock_key(self) -> str:
         """`cron:<job>` or `cron:<job>:<environment>`."""
-        return f"cron:{self.name}:{self.environment}" if self.environment else f"cron:{self.name}"
+        return lock_key(self.name, self.environment)
 
     @cached_property
     def delay_ms(self) -> int:

@@ -9,11 +9,11 @@ import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from solocron.errors import LeaseLost
+from solocron.errors import LeaseLost, StorageUnavailable
 from solocron.ledger import Ledger, RunKey
 from solocron.locks.lease import Lease
 from solocron.storage.patience import held
@@ -23,6 +23,14 @@ _MAX_NOTE = 200
 _MAX_DONE = 10**15
 
 _T = TypeVar("_T")
+
+
+class Notify(Protocol):
+    """Writes a store's next notification in the connection's transaction; its seq."""
+
+    async def __call__(
+        self, store_id: str, type_: str, data: Mapping[str, Any], connection: AsyncConnection
+    ) -> int: ...
 
 
 class RunLog(logging.LoggerAdapter[logging.Logger]):
@@ -42,14 +50,16 @@ class Run:
     in a thread may use of it says so."""
 
     def __init__(
-        self, key: RunKey, *, ledger: Ledger, lease: Lease, fallback: bool, params: str = "{}"
-    ) -> None:
+        self, key: RunKey, *, ledger: Ledger, lease: Lease, fallback: bool, params: str = "{}",
+        notify: Notify | None = None,
+    ) -> None:  # fmt: skip
         self.key = key
         self.lease = lease
         self.fallback = fallback
         self.turn = asyncio.Lock()
         self.calls: set[asyncio.Task[Any]] = set()
         self._ledger = ledger
+        self._notify = notify
         self._params = params
         self._progress: str | None = None
         self._told: str | None = None
@@ -135,6 +145,19 @@ class Run:
             return await work
         finally:
             self.calls.discard(task)
+
+    async def notify(
+        self, connection: AsyncConnection, store_id: str, type: str, data: Mapping[str, Any]
+    ) -> int:
+        """Write a notification of one's own in the transaction that `transaction` gave, which is
+        published once that is committed; its seq. `type` is a CloudEvents type that does not begin
+        with `store.`, `data` at most 16 KiB of JSON. Change first and notify last.
+
+        Raises InvalidInput (of an unknown store, too) or StorageUnavailable.
+        """
+        if self._notify is None:
+            raise StorageUnavailable("notifications are kept in a database, and there is none")
+        return await self._notify(store_id, type, data, connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:

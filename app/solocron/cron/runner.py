@@ -19,12 +19,12 @@ from solocron.cron.job import Job
 from solocron.cron.journal import Journal, entry_of
 from solocron.cron.manual import Asked, own_tick
 from solocron.cron.outcome import Outcome
-from solocron.cron.run import Run
+from solocron.cron.run import Notify, Run
 from solocron.cron.spans import end, run_span, tick_span
 from solocron.cron.sweep import MAX_MISSED, ticks_to_run
 from solocron.cron.values import params_text
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
-from solocron.ledger import Ledger, RunKey, Verdict
+from solocron.ledger import KEEPERS, Ledger, RunKey, Verdict
 from solocron.locks.lease import Lease
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Done, Early, Granted, Held, Paused
@@ -61,6 +61,7 @@ class Runner:
             ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms, tracer=self._tracer,
             grace_s=grace_s,
         )  # fmt: skip
+        self.notify: Notify | None = None  # for bodies
         self._waiting: set[str] = set()
         self.alarm = LockAlarm()
         self.under_way = self._attempts.under_way
@@ -213,21 +214,21 @@ class Runner:
         except LeaseLost as lost:
             return Outcome("lost", str(lost)), newest
         except StorageUnavailable as error:
-            return Outcome("skipped", "database-down", detail=str(error)), newest
+            return Outcome("skipped", f"{self._ledger.kept_in}-down", detail=str(error)), newest
 
     async def _is_early(self, tick: int) -> bool:
-        """Whether by the database's clock the tick's time has not come: Redis was not asked."""
+        """Whether by the ledger's clock the tick's time has not come: Redis was not asked."""
         skew, sent_ms = self._locks.skew, self._clock.now_ms()
         theirs_ms = await self._ledger.clock_ms()
-        skew.compare(sent_ms, theirs_ms, "the database's")
+        skew.compare(sent_ms, theirs_ms, f"{KEEPERS[self._ledger.kept_in]}'s")
         return theirs_ms < skew.opens_ms(tick)
 
     def _note_waiting(self, job: Job, error: StorageUnavailable) -> None:
-        """Say once that the database is there and takes no run; one that is gone says so itself."""
+        """Say once that the ledger is there and takes no run; one that is gone says so itself."""
         if job.name not in self._waiting and not self._ledger.is_lost:
             self._waiting.add(job.name)
             log.warning(
-                "The %s cron waits for the database: %s", job.title, error,
+                "The %s cron waits for %s: %s", job.title, KEEPERS[self._ledger.kept_in], error,
                 extra={"job": job.name},
             )  # fmt: skip
 
@@ -270,6 +271,7 @@ class Runner:
         run = Run(
             RunKey(job.name, tick, verdict.attempt), ledger=self._ledger, lease=lease,
             fallback=fallback, params=verdict.params or params_text(job.params),
+            notify=self.notify,
         )  # fmt: skip
         begun = partial(
             replace, begun_ms=int(self._clock.now_ms()), taken_over=verdict.attempt > 1,

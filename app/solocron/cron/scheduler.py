@@ -149,6 +149,8 @@ class Scheduler:
         await self._learn_floors([job for job, survey in seen if survey.settled is None])
         for job, survey in seen:
             settled = self._floors.get(job.name) if survey.settled is None else survey.settled
+            if survey.settled is not None:  # should Redis forget it
+                self._floors[job.name] = survey.settled
             if settled is not None and is_free(survey):
                 await self._act(job, settled, now)
         try:

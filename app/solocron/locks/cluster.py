@@ -50,6 +50,11 @@ class ClusterLink:
         """Whether the last exchange with each node worked."""
         return self._reachability.is_up
 
+    @property
+    def lost_ms(self) -> float | None:
+        """Since when an exchange with some node failed (UTC epoch ms), or None."""
+        return self._reachability.lost_ms
+
     async def servers(self) -> Sequence[RedisLink]:
         """The nodes that hold keys. Raises LockUnavailable."""
         await self._within(lambda waiting: self._fresh())
@@ -218,11 +223,11 @@ Link = RedisLink | ClusterLink
 
 def make_link(
     url: str, *, clock: Clock, deadline_s: float, scripts: Sequence[str] = (),
-    purpose: str | None = None,
+    purpose: str | None = None, alone: str = "",
 ) -> Link:  # fmt: skip
     """The link to what `url` names; `purpose` is what its log lines say Redis is for (None: it
-    logs nothing). Raises ConfigError."""
-    address, reachability = parse_address(url), Reachability(purpose)
+    logs nothing), `alone` how that goes on without. Raises ConfigError."""
+    address, reachability = parse_address(url), Reachability(purpose, clock, alone)
     if address.kind == "cluster":
         return ClusterLink(
             address, clock=clock, deadline_s=deadline_s, scripts=scripts,

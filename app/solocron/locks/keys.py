@@ -30,6 +30,11 @@ def companions(key: str) -> Companions:
     return Companions(*(f"{{{key}}}:{name}" for name in Companions._fields))
 
 
+def lock_key(job: str, environment: str) -> str:
+    """`cron:<job>` or `cron:<job>:<environment>`."""
+    return f"cron:{job}:{environment}" if environment else f"cron:{job}"
+
+
 def fleet_key(environment: str, name: str) -> str:
     """A key, or a part of channels' names, that all servers of an environment share."""
     return f"solocron:{environment}:{name}".replace("::", ":")

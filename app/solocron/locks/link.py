@@ -54,10 +54,15 @@ _STALLED = 1.5  # deadlines: a timeout noticed so late was not noticed by a runn
 
 class Reachability:
     """Says once that Redis is lost, and once that it is there (again): `purpose` is what for, or
-    None to say nothing. Of several servers each counts."""
+    None to say nothing; `alone` is how it goes on without. Of several servers each counts.
 
-    def __init__(self, purpose: str | None) -> None:
+    `lost_ms` is since when it is lost (UTC epoch ms), or None."""
+
+    def __init__(self, purpose: str | None, clock: Clock, alone: str = "") -> None:
+        self.lost_ms: float | None = None
         self._purpose = purpose
+        self._clock = clock
+        self._alone = alone
         self._lost: set[str] = set()
         self._ready = False
 
@@ -80,15 +85,17 @@ class Reachability:
 
     def fails(self, server: str, reason: str) -> None:
         """A command could not be exchanged."""
-        if not self._lost and self._purpose is not None:
-            log.warning(
-                "Redis lost for %s: %s; the ledger decides alone", self._purpose, reason
-            )  # fmt: skip
+        if not self._lost:
+            self.lost_ms = self._clock.now_ms()
+            if self._purpose is not None:
+                log.warning("Redis lost for %s: %s; %s", self._purpose, reason, self._alone)
         self._lost.add(server)
 
     def forget(self, server: str) -> None:
         """The server is not needed any more."""
         self._lost.discard(server)
+        if not self._lost:
+            self.lost_ms = None
 
 
 async def within(deadline_s: float, clock: Clock, work: Callable[[], Awaitable[_T]]) -> _T:
@@ -138,6 +145,12 @@ class RedisLink:
     def is_up(self) -> bool:
         """Whether the last exchange with Redis worked."""
         return self._reachability.is_up
+
+    @property
+    def lost_ms(self) -> float | None:
+        """Since when no exchange worked (UTC epoch ms); None if the last one did, or none was
+        tried."""
+        return self._reachability.lost_ms
 
     async def servers(self) -> Sequence[RedisLink]:
         """The servers that hold keys: this one."""

@@ -52,7 +52,8 @@ class LockManager:
 
     `lease_ms` is the trust window: an owner silent for so long is taken over. `keep_ms` is how
     long Redis remembers the newest settled tick, `max_skew_ms` how far this server's clock may be
-    ahead of Redis's. `statistics` counts what became of each lock.
+    ahead of Redis's. `statistics` counts what became of each lock. `alone`: what becomes of ticks
+    while Redis is away, for the log.
     """
 
     def __init__(
@@ -64,11 +65,12 @@ class LockManager:
         deadline_s: float = 1.0,
         keep_ms: int = 2 * 24 * 3600 * 1000,
         max_skew_ms: int = 60_000,
+        alone: str = "the ledger decides alone",
     ) -> None:
         clock = clock or SystemClock()
         self.link = make_link(
             url, clock=clock, deadline_s=deadline_s, scripts=scripts.ALL,
-            purpose="distributed locks",
+            purpose="distributed locks", alone=alone,
         )  # fmt: skip
         self.statistics = LockStatistics()
         self.skew = SkewGuard(clock, max_skew_ms)
@@ -190,7 +192,7 @@ class LockManager:
         beside = companions(check_key(key))
         sent_at, sent_ms = self._clock.monotonic(), self._clock.now_ms()
         try:
-            answer = await self._script(
+            answer = await self.script(
                 scripts.CLAIM,
                 (key, beside.alive, beside.settled, beside.paused),
                 (token, ttl, lease, tick, self.skew.opens_ms(tick)),
@@ -220,7 +222,7 @@ class LockManager:
         beside = companions(check_key(key))
         keys = (key, beside.alive, beside.settled)
         args = (token, tick, covers, self._keep_ms, self.skew.opens_ms(covers))
-        return bool(await self._script(scripts.SETTLE, keys, args))
+        return bool(await self.script(scripts.SETTLE, keys, args))
 
     # -- renewal -------------------------------------------------------------------------
 
@@ -265,7 +267,7 @@ class LockManager:
                 max(planned, sent_at - each.lease_ms / 3000) + each.lease_ms / 3000
             )
         try:
-            answers = await self._script(scripts.RENEW, keys, args)
+            answers = await self.script(scripts.RENEW, keys, args)
         except LockUnavailable as error:
             log.debug("leases not renewed: %s", error)
             return
@@ -288,7 +290,7 @@ class LockManager:
     async def _survey(self, locks: Sequence[str]) -> list[Survey]:
         keys = [k for key in locks for k in (check_key(key), *companions(key))]
         sent_ms = self._clock.now_ms()
-        *rows, now_ms = await self._script(scripts.SURVEY, keys, [self._lease_ms])
+        *rows, now_ms = await self.script(scripts.SURVEY, keys, [self._lease_ms])
         self.skew.compare(sent_ms, now_ms, "Redis's")
         return [read_survey(row) for row in rows]
 
@@ -349,7 +351,9 @@ class LockManager:
         task.add_done_callback(self._background.discard)
         return task
 
-    async def _script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+    async def script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+        """Run a script over this connection: one that may be run twice, on keys of one slot.
+        Raises LockUnavailable or LockReadOnly."""
         sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         try:
             return await self.link.call("EVALSHA", sha, len(keys), *keys, *args, key=keys[0])

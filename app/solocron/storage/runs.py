@@ -26,7 +26,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.errors import StaleAttempt, StorageUnavailable
-from solocron.ledger import Expired, RunKey, Verdict
+from solocron.ledger import Expired, KeptIn, RunKey, Verdict
 from solocron.storage.engine import POOL_SIZE, POOL_TIMEOUT_S, Database, database_now
 from solocron.storage.patience import held, patiently, until_answered
 from solocron.storage.tables import job_runs
@@ -47,7 +47,7 @@ class RunLedger:
     giving up would make another server do again what is done.
     """
 
-    kept_in: Literal["database", "redis"] = "database"
+    kept_in: KeptIn = "database"
 
     def __init__(self, database: Database) -> None:
         self._database = database

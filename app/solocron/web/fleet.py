@@ -21,7 +21,7 @@ from solocron.locks.results import Survey, token_tick
 from solocron.notifications.channels import Channels
 from solocron.storage.alerts import Alert
 from solocron.storage.past import Past
-from solocron.stores.repository import StoreRepository
+from solocron.stores.service import StoreService
 from solocron.stores.tally import tally
 from solocron.web.kept import Kept
 from solocron.web.status import pause_of
@@ -43,7 +43,7 @@ class FleetView:
 
     def __init__(
         self, *, jobs: Mapping[str, Job], locks: LockManager, past: Past, board: Board,
-        channels: Channels, repository: StoreRepository, clock: Clock, silent_ms: int,
+        channels: Channels, stores: StoreService, clock: Clock, silent_ms: int,
         alerts: Callable[[], Awaitable[Sequence[Alert]]],
     ) -> None:  # fmt: skip
         self._jobs = jobs
@@ -53,7 +53,7 @@ class FleetView:
         self._clock = clock
         self._silent_ms = silent_ms
         # Grouped over whole tables, so not read anew for each who asks.
-        self._stores = Kept(lambda: tally(repository, clock.now_ms()), _KEPT_S)
+        self._stores = Kept(lambda: tally(stores, clock.now_ms()), _KEPT_S)
         self._deliveries = Kept(channels.status, _KEPT_S)
         self._alerts = Kept(alerts, _ALERTS_KEPT_S)
         self._spans = Kept(self._read_spans, _KEPT_S)
@@ -117,7 +117,7 @@ class FleetView:
         """The alerts of all workers, oldest first; of this one when nobody else can be asked."""
         rows = [
             {"alert": each.name, "job": each.job, "detail": each.text, "severity": each.severity,
-             "since": each.since_ms}
+             "since": each.began_ms}
             for each in await self._alerts.get()
         ]  # fmt: skip
         return {"now": int(self._clock.now_ms()), "alerts": rows}

@@ -21,6 +21,11 @@ class Postgres:
         self.url = ""
         self._under_way: asyncio.Task[str] | None = None
 
+    @property
+    def log(self) -> Path:
+        """What it says."""
+        return self._data / "log"
+
     async def start(self) -> None:
         """Create and start it. What the operating system's cache holds survives a crash of the
         server, so nothing is forced to the disk."""
@@ -42,8 +47,7 @@ class Postgres:
         if await asyncio.to_thread((self._data / "postmaster.pid").exists):
             return
         folder = make_url(self.url).query["host"]
-        log = str(self._data / "log")
-        await self._control("-o", f'-h "" -k {folder}', "-l", log, "start")
+        await self._control("-o", f'-h "" -k {folder}', "-l", str(self.log), "start")
 
     async def stop(self) -> None:
         """End it for good."""
