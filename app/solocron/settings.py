@@ -138,6 +138,9 @@ class Settings(BaseSettings):
     """How long notifications are [kept](#history), and ended runs: seven days."""
     max_skew: float = Field(default=60, ge=1, le=3600)
     """How far this server's clock may be ahead of Redis's."""
+    reserve: float = Field(default=0, ge=0, le=600)
+    """During a [move from the JavaScript version](#moving-from-the-javascript-version), else `0`:
+    by how much its servers may be early or late."""
     grace: float = Field(default=20, ge=0, le=3600)
     """How long running jobs may go on at a stop."""
     on_redis_down: Literal["run", "skip"] = "run"

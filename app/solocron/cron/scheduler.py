@@ -13,6 +13,7 @@ from solocron.clock import Clock
 from solocron.cron.job import Job
 from solocron.cron.manual import Asked, ManualRun, own_tick
 from solocron.cron.outcome import Outcome
+from solocron.cron.reserving import Reserving
 from solocron.cron.runner import Runner
 from solocron.cron.sweep import decide, is_free, is_missed
 from solocron.cron.triggers import Trigger
@@ -24,7 +25,8 @@ log = logging.getLogger("solocron.cron")
 
 
 class Scheduler:
-    """Hosts the jobs on this event loop. `sweep_s` is the pause between sweeps in s.
+    """Hosts the jobs on this event loop. `sweep_s` is the pause between sweeps in s; for three of
+    them locks stay reserved.
 
     The sweep catches what triggers miss: ticks nobody ran, and runs whose owner went silent.
     Raises ConfigError for two jobs of one name.
@@ -43,6 +45,7 @@ class Scheduler:
         self._ledger = ledger
         self._clock = clock
         self._sweep_s = sweep_s
+        self._reserving = Reserving(locks, clock, int(sweep_s * 3000) + 2000)
         self._triggers: list[Trigger] = []
         self._running: dict[asyncio.Task[Outcome], Job] = {}
         self._sweeper: asyncio.Task[None] | None = None
@@ -143,6 +146,7 @@ class Scheduler:
         except LockUnavailable:
             await self._sweep_ledger([job for job in jobs if job.on_redis_down == "run"])
             return
+        await self._reserving.sweep(jobs)
         now = self._clock.now_ms()
         seen = list(zip(jobs, surveys, strict=True))
         self.paused = {job.name for job, survey in seen if survey.paused}
