@@ -70,6 +70,9 @@ class Settings(BaseSettings):
         default=SecretStr("sqlite:///solocron.db"), validation_alias="DATABASE_URL"
     )
     """`sqlite:///file` or `postgresql://user:password@host/name`."""
+    app: str = Field(default="", max_length=200)
+    """For the command line: `module:name` of your own `Solocron`, such as `report:cron`, whose jobs
+    it then knows; the module is looked for in the working directory, too."""
     environment: str = ""
     """Is added to lock keys and channels: `cron:store-auto-close:production`."""
     timezone: str = "UTC"
@@ -166,6 +169,13 @@ class Settings(BaseSettings):
         if not _HOST_NAME.fullmatch(value) and not _is_address(value):
             shown = "" if "@" in value else f" is {value[:100]!r}"  # a URL may hold a password
             raise ConfigError(f"{shown}: give a host name or an address such as 127.0.0.1")
+        return value
+
+    @field_validator("app")
+    @classmethod
+    def _is_app(cls, value: str) -> str:
+        if value and not re.fullmatch(r"\w+(\.\w+)*:\w+", value):
+            raise ConfigError(f" is {value!r}: give module:name, such as report:cron")
         return value
 
     @field_validator("environment")

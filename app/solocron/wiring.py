@@ -106,7 +106,13 @@ def build(settings: Settings, clock: Clock, stores: Stores | None = None) -> Par
     )  # fmt: skip
     ledger, tracing = RunLedger(database), tracer()
     runner = Runner(
-        locks=locks, ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms, tracer=tracing
+        locks=locks,
+        ledger=ledger,
+        clock=clock,
+        owner=owner,
+        lease_ms=lease_ms,
+        tracer=tracing,
+        grace_s=settings.grace,
     )
     board = _board(settings, runner, locks, clock)
     fanout = Fanout(

@@ -11,7 +11,7 @@ from typing import Any
 
 from solocron.clock import Clock
 from solocron.cron.job import Job
-from solocron.cron.manual import ManualRun
+from solocron.cron.manual import Asked, ManualRun, own_tick
 from solocron.cron.outcome import Outcome
 from solocron.cron.reserving import Reserving
 from solocron.cron.runner import Runner
@@ -60,7 +60,9 @@ class Scheduler:
             return
         self._started_ms = self._clock.now_ms()
         for job in self._jobs.values():
-            trigger = Trigger(job.calendar, self._clock, partial(self._fire, job))
+            trigger = Trigger(
+                job.calendar, self._clock, partial(self._fire, job), delay_ms=job.delay_ms
+            )
             trigger.start()
             self._triggers.append(trigger)
         self._sweeper = asyncio.create_task(self._sweep_forever(), name="sweep")
@@ -94,16 +96,17 @@ class Scheduler:
         if not is_missed(job, tick, self._clock.now_ms()):  # else the sweep says so
             self._try(job, tick)
 
-    def run_now(self, job: Job) -> ManualRun | None:
+    def run_now(self, job: Job, asked: Asked) -> ManualRun | None:
         """Run a job beside its schedule; None unless this scheduler is running. It is skipped as
         held while the job is tried or run here."""
         if self._sweeper is None:
             return None
-        run = ManualRun(job, int(self._clock.now_ms()))
+        run = ManualRun(job, own_tick(self._clock.now_ms()))
         if self._is_running(job):
             run.settle(Outcome("skipped", "held", detail="this server runs it"))
             return run
-        task = self._own(job, run.tick, self._runner.run_tick(run.job, run.tick, origin="manual"))
+        work = self._runner.run_tick(run.job, run.tick, origin="manual", asked=asked)
+        task = self._own(job, run.tick, work)
         task.add_done_callback(run.ended)
         return run
 
@@ -180,7 +183,7 @@ class Scheduler:
             silent = [
                 each
                 for each in expired
-                if each.job == job.name and not is_missed(job, each.tick, now)
+                if each.job == job.name and not is_missed(job, each.tick, now, began=True)
             ]
             if not silent or self._is_running(job):
                 continue
@@ -206,7 +209,7 @@ class Scheduler:
             self._floors[job.name] = self._start_floor(job) if tick is None else tick - 1
 
     def _start_floor(self, job: Job) -> int:
-        return job.calendar.latest_at(self._started_ms) or 0
+        return job.latest_due(self._started_ms) or 0
 
     async def _act(self, job: Job, settled: int, now: float) -> None:
         if self._is_running(job):
