@@ -30,7 +30,7 @@ MOST_LOCKS = 1000
 SPAN_MS, SPANS = 3_600_000, 24
 _WITHIN_S = 2.0
 _KEPT_S = 15.0
-_ALERTS_KEPT_S = 2.0
+_ALERTS_KEPT_S = _LOCKS_KEPT_S = 2.0
 
 _T = TypeVar("_T")
 
@@ -57,6 +57,7 @@ class FleetView:
         self._deliveries = Kept(channels.status, _KEPT_S)
         self._alerts = Kept(alerts, _ALERTS_KEPT_S)
         self._spans = Kept(self._read_spans, _KEPT_S)
+        self._held = Kept(self.locks, _LOCKS_KEPT_S)
 
     async def jobs(self, names: Sequence[str], runs: int) -> dict[str, Any]:
         """These jobs: schedule, lock, pause, and the newest `runs` runs of each."""
@@ -112,6 +113,15 @@ class FleetView:
             for each in found or ()
         ]
         return {"now": int(self._clock.now_ms()), "locks": rows, "missing": missing}
+
+    async def held(self) -> dict[str, Any]:
+        """As `locks`, all of them; read every 2 s at most, which is when `now` is, for a page of
+        everybody's."""
+        return await self._held.get()
+
+    def unlocked(self) -> None:
+        """A lock was deleted: `held` has it no more."""
+        self._held.forget()
 
     async def alerts(self) -> dict[str, Any]:
         """The alerts of all workers, oldest first; of this one when nobody else can be asked."""
