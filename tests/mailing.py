@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from shops import own_stores
 from solocron.clock import SystemClock
 from solocron.notifications.channels import Channels, Policy
 from solocron.notifications.senders import channels_of
@@ -17,7 +18,7 @@ from solocron.storage.deliveries import Deliveries
 from solocron.storage.engine import Database
 from solocron.storage.tables import deliveries
 from solocron.stores.model import Store
-from solocron.stores.repository import StoreRepository
+from solocron.stores.table import StoreTable
 from workers import until
 
 QUICK = Policy(first_retry_s=0.02, last_retry_s=0.1, poll_s=0.05, grace_s=5)
@@ -28,7 +29,8 @@ def channels(
     database: Database, urls: Sequence[str], policy: Policy = QUICK, deadline_s: float = 20
 ) -> Channels:
     return Channels(
-        Deliveries(database), channels_of(urls, deadline_s=deadline_s),
+        Deliveries(database, StoreTable().on(database).get_many),
+        channels_of(urls, deadline_s=deadline_s),
         owner="test", clock=CLOCK, policy=policy,
     )  # fmt: skip
 
@@ -49,10 +51,10 @@ async def tell(
 ) -> list[str]:
     """Open each of the stores, and with that notify of it; the Message-IDs' beginnings."""
     ids = channels(database, urls).ids
-    repository, now = StoreRepository(database, ids), int(CLOCK.now_ms())
+    stores, now = own_stores(database, ids), int(CLOCK.now_ms())
     for name in names:
-        await repository.put(Store(name, f"Shop {name}", "UTC", "24/7", contact=contact), now)
-        await repository.set_open(name, True, now)
+        await stores.put(Store(name, f"Shop {name}", "UTC", "24/7", contact=contact), now)
+        await stores.set_open(name, True, now)
     return [f"<{name}.1.{ids[0]}." for name in names]
 
 

@@ -10,12 +10,14 @@ from solocron.notifications.channels import Channels, Policy
 from solocron.notifications.senders import channels_of
 from solocron.storage.deliveries import Deliveries
 from solocron.storage.engine import Database
+from solocron.stores.table import StoreTable
 
 
 async def main(database: str, *urls: str) -> None:
+    stores = Database(database)
     policy = Policy(claim_s=1.0, poll_s=0.1, at_once=1)
     await Channels(
-        Deliveries(Database(database)), channels_of(urls),
+        Deliveries(stores, StoreTable().on(stores).get_many), channels_of(urls),
         owner="to be killed", clock=SystemClock(), policy=policy,
     ).run()  # fmt: skip
 

@@ -13,9 +13,11 @@ from solocron.notifications.fanout import Fanout
 from solocron.notifications.hub import Hub
 from solocron.notifications.relay import Relay
 from solocron.storage import outbox as rows
+from solocron.storage.counters import next_seqs
 from solocron.storage.engine import Database
 from solocron.storage.outbox import Notification, Outbox
-from solocron.storage.tables import stores
+from solocron.storage.tables import store_states, stores
+from solocron.stores.table import StoreTable
 from solocron.tracing import Tracer
 
 
@@ -26,7 +28,7 @@ class Server:
         self, database: Database, redis_url: str, *, audit_s: float = 1.0,
         tracer: Tracer | None = None,
     ) -> None:  # fmt: skip
-        self.outbox = Outbox(database)
+        self.outbox = Outbox(database, StoreTable().on(database).get_many)
         self.fanout = Fanout(redis_url, environment="", clock=SystemClock(), deadline_s=0.5)
         self.hub = Hub(self.outbox, self.fanout, poll_s=0.1, audit_s=audit_s)
         self.relay = Relay(
@@ -92,13 +94,12 @@ class Commit:
     ) -> list[Notification]:
         now = int(SystemClock().now_ms()) - age_ms
         async with self._database.begin() as connection:
-            change = update(stores).where(stores.c.id == store).values(
-                notification_seq=stores.c.notification_seq + count
-            ).returning(stores.c.notification_seq)  # fmt: skip
-            head = (await connection.execute(change)).scalar_one()
+            first = (await next_seqs(connection, [store]))[store]
+            change = update(store_states).where(store_states.c.store_id == store)
+            await connection.execute(change.values(notification_seq=first + count - 1))
             fresh = [
                 Notification(store, seq, "store.closed", {"name": store}, now)
-                for seq in range(head - count + 1, head + 1)
+                for seq in range(first, first + count)
             ]
             await rows.append(connection, fresh, channels)
         return fresh

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Sequence
 
 import aiohttp
 from sqlalchemy import func, insert, select
 
 from solocron.storage.engine import Database
 from solocron.storage.tables import job_runs, notifications, stores
+from solocron.stores.model import Store
+from solocron.stores.service import StoreService
+from solocron.stores.table import StoreTable
 
 CLOSED_NOW = "Mo-Su 00:00-24:00 off"
+
+
+def own_stores(database: Database, channels: Sequence[str] = ()) -> StoreService:
+    """The stores in solocron's own table."""
+    return StoreService(StoreTable().on(database), database, channels)
+
+
+async def put_all(database: Database, rows: Iterable[Store], now_ms: int) -> None:
+    """Write these stores into it."""
+    async with database.begin() as connection:
+        await StoreTable().on(database).put_many(connection, list(rows), now_ms)
 
 
 async def open_shops(database: Database, count: int) -> list[str]:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from solocron.locks.manager import LockManager
     from solocron.service import Solocron
     from solocron.settings import Settings
+    from solocron.stores.model import Store
+    from solocron.stores.repository import StoreRepository
+    from solocron.stores.table import StoreTable
 
 # What those imports say, for __getattr__; a test holds the two against each other.
 _MODULES = {
@@ -47,13 +50,17 @@ _MODULES = {
     "solocron.locks.manager": ("LockManager",),
     "solocron.service": ("Solocron",),
     "solocron.settings": ("Settings",),
+    "solocron.stores.model": ("Store",),
+    "solocron.stores.repository": ("StoreRepository",),
+    "solocron.stores.table": ("StoreTable",),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Calendar", "Clock", "ConfigError", "InvalidInput", "Job", "Lease", "LeaseLost", "LockManager",
     "LockNotAcquired", "LockUnavailable", "Outcome", "Run", "Settings", "Solocron", "SolocronError",
-    "StaleAttempt", "StorageUnavailable", "SystemClock", "__version__",
+    "StaleAttempt", "StorageUnavailable", "Store", "StoreRepository", "StoreTable", "SystemClock",
+    "__version__",
 ]  # fmt: skip
 
 

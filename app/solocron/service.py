@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 from aiohttp import web
+from sqlalchemy.ext.asyncio import AsyncConnection
 from typing_extensions import Unpack
 
 from solocron.clock import Clock, SystemClock
@@ -27,7 +28,7 @@ from solocron.web.operations import Operations
 from solocron.web.server import WebServer, problems, routes
 from solocron.web.status import overview
 from solocron.web.ticks import Ticks
-from solocron.wiring import build, fleet_of, metrics_of, policies, store_jobs
+from solocron.wiring import Stores, build, fleet_of, metrics_of, policies, store_jobs
 
 log = logging.getLogger("solocron")
 
@@ -42,9 +43,13 @@ class Solocron:
     and no loop. Raises ConfigError for settings that cannot work.
     """
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, clock: Clock | None = None, stores: Stores | None = None
+    ) -> None:
+        """`stores` says where stores are kept, if not where the settings do: in a table of one's
+        own, or wherever a repository of one's own has them."""
         self.settings = settings
-        self.parts = build(settings, clock or SystemClock())
+        self.parts = build(settings, clock or SystemClock(), stores)
         self._jobs = Registry(zone=settings.timezone, policies=policies(settings))
         self._scheduler: Scheduler | None = None
         self._watchdog = Watchdog()
@@ -58,9 +63,9 @@ class Solocron:
             self.add(job)
 
     @classmethod
-    def from_env(cls) -> Self:
+    def from_env(cls, *, stores: Stores | None = None) -> Self:
         """A service with the settings of the environment."""
-        return cls(load())
+        return cls(load(), stores=stores)
 
     # -- jobs ------------------------------------------------------------------------------
 
@@ -101,6 +106,19 @@ class Solocron:
         outcome = await self.parts.runner.run_tick(job, now, origin="manual")
         await self.parts.relay.flush()
         return outcome
+
+    async def notify(
+        self, store_id: str, type: str, data: Mapping[str, Any],
+        connection: AsyncConnection | None = None,
+    ) -> int:  # fmt: skip
+        """Write a notification of one's own for those who watch the store; its seq. `type` is a
+        CloudEvents type that does not begin with `store.`, `data` at most 16 KiB of JSON.
+
+        With a `connection` to the service's database it is part of that transaction, and published
+        once that is committed: change first and notify last. Raises InvalidInput (of an unknown
+        store, too) or StorageUnavailable.
+        """
+        return await self.parts.notifier(store_id, type, data, connection)
 
     # -- lifecycle -------------------------------------------------------------------------
 
@@ -182,6 +200,8 @@ class Solocron:
         """Everything, from the first connection to the last; each wait for it ends with it."""
         parts = self.parts
         try:
+            with suppress(StorageUnavailable):  # _migrated asks again
+                await parts.stores.repository.check()
             async with parts.locks:
                 try:
                     await self._live(scheduler)
@@ -190,6 +210,8 @@ class Solocron:
                     await parts.connections.drain()
                     await parts.board.close()
                     await parts.alerts.close()
+        except ConfigError:
+            raise
         except Exception:
             log.critical("The service stopped: a part of it broke", exc_info=True)
             raise
@@ -245,6 +267,10 @@ class Solocron:
                 if database.dialect == "sqlite":
                     await database.migrate()
                 await database.check()
+                await self.parts.stores.repository.check()
+                return
+            except ConfigError as error:
+                log.error("The stores cannot be used: %s", error)
                 return
             except StorageUnavailable as error:
                 if not said and not database.is_lost:

@@ -26,6 +26,8 @@ from solocron.errors import ConfigError
 from solocron.locks.address import as_cluster, check_url
 from solocron.secret_files import SUFFIX, read_secrets
 from solocron.storage.engine import parse_url
+from solocron.stores.columns import parse_columns
+from solocron.stores.table import StoreTable
 from solocron.web.auth import check_secret
 
 _PREFIX = "SOLOCRON_"
@@ -107,6 +109,11 @@ class Settings(BaseSettings):
     """The TTL of its lock."""
     store_open_reminder_ping: SecretStr | None = None
     """A URL that is told of the begin and the end of each run."""
+    stores_table: str = Field(default="stores", max_length=200)
+    """The table that stores are kept in, or `schema.table`, if not solocron's own (see [Your own
+    stores](#your-own-stores-and-events))."""
+    stores_columns: str = Field(default="", max_length=2000)
+    """What its columns are: `id=shop_id name=title hours=opening_hours is_open=open`."""
     batch: int = Field(default=500, ge=1, le=5000)
     """Stores changed in one transaction."""
     lease: float = Field(default=30, ge=0.5, le=3600)
@@ -197,6 +204,12 @@ class Settings(BaseSettings):
             check_ping(value.get_secret_value())
         return value
 
+    @field_validator("stores_columns")
+    @classmethod
+    def _are_columns(cls, value: str) -> str:
+        StoreTable("shops", **parse_columns(value))
+        return value
+
     @field_validator("notify_urls", "alert_urls")
     @classmethod
     def _few_and_short(cls, value: SecretStr | None) -> SecretStr | None:
@@ -214,6 +227,12 @@ class Settings(BaseSettings):
     def alert_channel_urls(self) -> list[str]:
         """The Apprise URLs of `alert_urls`."""
         return _urls(self.alert_urls)
+
+    @property
+    def store_table(self) -> StoreTable:
+        """The table that stores are kept in."""
+        schema, _, name = self.stores_table.rpartition(".")
+        return StoreTable(name, schema=schema or None, **parse_columns(self.stores_columns))
 
     @property
     def silent_ms(self) -> int:

@@ -44,8 +44,11 @@ from solocron.storage.outbox import Outbox
 from solocron.storage.past import Past
 from solocron.storage.runs import RunLedger
 from solocron.stores.auto_close import AutoClose
+from solocron.stores.notifier import Notifier
 from solocron.stores.open_reminder import OpenReminder
 from solocron.stores.repository import StoreRepository
+from solocron.stores.service import StoreService
+from solocron.stores.table import StoreTable
 from solocron.tracing import tracer
 from solocron.version import __version__
 from solocron.watchdog import Watchdog
@@ -68,7 +71,8 @@ class Parts:
     clock: Clock
     database: Database
     ledger: RunLedger
-    repository: StoreRepository
+    stores: StoreService
+    notifier: Notifier
     locks: LockManager
     runner: Runner
     board: Board
@@ -87,8 +91,12 @@ class Parts:
     api: StoresApi
 
 
-def build(settings: Settings, clock: Clock) -> Parts:
-    """Wire the parts. Opens nothing; raises ConfigError for a setting that cannot work."""
+Stores = StoreTable | StoreRepository
+
+
+def build(settings: Settings, clock: Clock, stores: Stores | None = None) -> Parts:
+    """Wire the parts; `stores` says where those are kept, if not where the settings do. Opens
+    nothing; raises ConfigError for a setting that cannot work."""
     owner = f"{socket.gethostname()}:{os.getpid()}"
     lease_ms = int(settings.lease * 1000)
     database = Database(settings.database_url.get_secret_value(), idle_ms=lease_ms)
@@ -105,29 +113,34 @@ def build(settings: Settings, clock: Clock) -> Parts:
         settings.redis, environment=settings.environment, clock=clock,
         deadline_s=settings.redis_deadline,
     )  # fmt: skip
-    outbox, deliveries = Outbox(database), Deliveries(database)
+    stores = settings.store_table if stores is None else stores
+    repository = stores.on(database) if isinstance(stores, StoreTable) else stores
+    outbox = Outbox(database, repository.get_many)
+    deliveries = Deliveries(database, repository.get_many)
     hub = Hub(outbox, fanout)
     channels = Channels(
         deliveries, channels_of(settings.channel_urls), owner=owner, clock=clock,
         policy=Policy(attempts=settings.notify_attempts),
     )  # fmt: skip
     relay = Relay(outbox, fanout, hub, clock, committed=channels.wake, tracer=tracing)
-    repository = StoreRepository(database, channels.ids)
+    service = StoreService(repository, database, channels.ids)
+    runner.notify = notifier = Notifier(service, database, relay, clock)
     retention = Retention(
         History(database), fanout, clock, channels=channels.ids, kept_s=settings.history,
         runs_kept_s=settings.catch_up,
     )  # fmt: skip
     alerts = _alerts(settings, locks, database, runner, board, deliveries, clock)
     return Parts(
-        clock=clock, database=database, ledger=ledger, repository=repository, locks=locks,
+        clock=clock, database=database, ledger=ledger, stores=service,
+        notifier=notifier, locks=locks,
         runner=runner, board=board, fanout=fanout, hub=hub, relay=relay, deliveries=deliveries,
         channels=channels, retention=retention, alerts=alerts, pings=Pings(runner),
-        **_web(settings, hub, repository, relay, clock),
+        **_web(settings, hub, service, relay, clock),
     )  # fmt: skip
 
 
 def _web(
-    settings: Settings, hub: Hub, repository: StoreRepository, relay: Relay, clock: Clock
+    settings: Settings, hub: Hub, stores: StoreService, relay: Relay, clock: Clock
 ) -> dict[str, Any]:
     """The parts that clients meet, by their names in Parts."""
     authenticator, origins = _authenticator(settings), settings.allowed_origins
@@ -146,7 +159,7 @@ def _web(
             hub, authenticator, connections, origins=origins, heartbeat_s=beat_s
         ),
         "api": StoresApi(
-            repository, authenticator=authenticator, origins=origins, publish=relay.publish,
+            stores, authenticator=authenticator, origins=origins, publish=relay.publish,
             clock=clock,
         ),
     }  # fmt: skip
@@ -213,7 +226,7 @@ def fleet_of(settings: Settings, parts: Parts, jobs: Mapping[str, Job]) -> Fleet
 
     return FleetView(
         jobs=jobs, locks=parts.locks, past=Past(parts.database), board=parts.board,
-        channels=parts.channels, repository=parts.repository, clock=parts.clock,
+        channels=parts.channels, stores=parts.stores, clock=parts.clock,
         silent_ms=settings.silent_ms, alerts=alerts,
     )  # fmt: skip
 
@@ -235,7 +248,7 @@ def store_jobs(settings: Settings, parts: Parts) -> Sequence[Job]:
         Job(
             name=field.replace("_", "-"),
             calendar=Calendar(getattr(settings, f"{field}_schedule"), settings.timezone),
-            body=kind(parts.repository, parts.clock, parts.relay.publish, batch=settings.batch),
+            body=kind(parts.stores, parts.clock, parts.relay.publish, batch=settings.batch),
             ttl_ms=int(getattr(settings, f"{field}_ttl") * 1000),
             ping=url.get_secret_value() if (url := getattr(settings, f"{field}_ping")) else "",
             **policies(settings),

@@ -18,7 +18,7 @@ import pytest
 from clients import Listener, connected, subscribe
 from conftest import SECRET, RedisServer
 from services import http_server, mail_server
-from shops import closings, open_shops, runs, still_open
+from shops import closings, open_shops, put_all, runs, still_open
 from solocron.clock import SystemClock
 from solocron.cron.alarm import ALARM_AFTER
 from solocron.cron.job import Job
@@ -176,13 +176,8 @@ async def test_store_auto_close(fleet: list[Solocron]) -> None:
 
 
 async def test_store_open_reminder(fleet: list[Solocron]) -> None:
-    repository = fleet[0].parts.repository
-    async with fleet[0].parts.database.begin() as connection:
-        open_now = [
-            Store("late", "Late", "UTC", "24/7"),
-            Store("early", "Early", "UTC", "24/7 off"),
-        ]
-        await repository.put_many(connection, open_now, 0)
+    open_now = [Store("late", "Late", "UTC", "24/7"), Store("early", "Early", "UTC", "24/7 off")]
+    await put_all(fleet[0].parts.database, open_now, 0)
     outcomes = await all_run(fleet, "store-open-reminder")
     assert [dict(each.counts) for each in outcomes if each.state == "succeeded"] == [
         {"reminded": 1}

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from conftest import RedisServer
 from run_world import World, latest, world_at, write
-from shops import closings, open_shops, still_open
+from shops import closings, open_shops, own_stores, still_open
 from solocron.clock import SystemClock
 from solocron.cron.run import Run
 from solocron.errors import StaleAttempt, StorageUnavailable
@@ -20,7 +20,6 @@ from solocron.storage.engine import POOL_SIZE
 from solocron.storage.outbox import Notification
 from solocron.storage.runs import RunLedger
 from solocron.stores.auto_close import AutoClose
-from solocron.stores.repository import StoreRepository
 from workers import until
 
 TICK = 1_800_000_000_000
@@ -299,7 +298,7 @@ async def test_each_batch_of_stores_whose_reply_is_lost_is_told_of_once(world: W
         told.extend(rows)
         world.proxy.lose_reply_to(b"COMMIT")
 
-    close = AutoClose(StoreRepository(world.database), SystemClock(), publish, batch=10)
+    close = AutoClose(own_stores(world.database), SystemClock(), publish, batch=10)
     outcome = await world.run(close)
     assert (outcome.state, outcome.attempt, outcome.counts) == ("succeeded", 1, {"closed": 25})
     assert world.proxy.lost == 3

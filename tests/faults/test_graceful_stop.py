@@ -10,13 +10,13 @@ from sqlalchemy import select
 
 from clients import Listener, connected, subscribe
 from conftest import RedisServer
+from shops import own_stores
 from solocron.clock import SystemClock
 from solocron.service import Solocron
 from solocron.settings import load
 from solocron.storage.engine import Database
 from solocron.storage.tables import job_runs
 from solocron.stores.model import Store
-from solocron.stores.repository import StoreRepository
 from workers import Worker, effects, prepare, table_locked, until, wall_ms
 
 SWEEP_S = 0.5
@@ -26,7 +26,7 @@ REMINDER = "cron:store-open-reminder"
 async def with_store(url: str) -> Database:
     database = await prepare(url)
     now = int(SystemClock().now_ms())
-    await StoreRepository(database).put(Store("42", "Mitte", "UTC", "24/7"), now)
+    await own_stores(database).put(Store("42", "Mitte", "UTC", "24/7"), now)
     return database
 
 

@@ -81,6 +81,8 @@ async def say_everything(api: Api, client: Session) -> None:
     await client.hear("store.closed", lambda frame: frame["data"]["reason"] == "hours-ended")
     await api.cron.run_job("store-open-reminder")
     await client.hear("store.open-reminder")
+    await api.cron.notify("1", "order.placed", {"order": 4711})
+    await client.hear("order.placed")
     await client.say("unsubscribe", stores=["2"])
     await client.hear("unsubscribed")
     await client.say("subscribe", stores={"2": 1, "nowhere": None})

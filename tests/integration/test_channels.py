@@ -16,6 +16,7 @@ from sqlalchemy import update
 from certificates import identity, tls
 from mailing import CLOCK, all_are, channels, has, rows, running, tell
 from services import HttpServer, MailServer, joe, mail_server, serving
+from shops import own_stores
 from solocron.errors import StorageUnavailable
 from solocron.notifications.channels import Policy
 from solocron.notifications.senders import channels_of
@@ -23,7 +24,6 @@ from solocron.service import Solocron
 from solocron.storage.deliveries import Deliveries
 from solocron.storage.engine import Database
 from solocron.storage.tables import stores
-from solocron.stores.repository import StoreRepository
 from workers import until
 
 
@@ -117,7 +117,7 @@ async def test_no_value_of_a_store_can_add_a_header(database: Database, mail: Ma
     evil = "Shop\r\nBcc: victim@example.org\r\n\r\nbody\u2028X: y\x0bZ: z"
     async with database.begin() as connection:
         await connection.execute(update(stores).values(name=evil))
-    repository = StoreRepository(database, channels(database, [mail.url()]).ids)
+    repository = own_stores(database, channels(database, [mail.url()]).ids)
     await repository.set_open("a", False, int(CLOCK.now_ms()))
     async with running(channels(database, [mail.url()])):
         await all_are(database, sent=2)

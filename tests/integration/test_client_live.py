@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert
 from test_socket import nobody_left
 from test_socket_tokens import ends_in, of, turn
 from test_web import STORE, Api, put, serving, token
@@ -21,7 +21,7 @@ from solocron.errors import StorageUnavailable
 from solocron.notifications.event import cloud_event
 from solocron.storage import outbox as rows
 from solocron.storage.outbox import Notification
-from solocron.storage.tables import stores
+from solocron.storage.tables import store_states
 from solocron.web.connections import Connections
 from solocron.web.socket import Socket
 
@@ -312,7 +312,9 @@ async def test_a_slow_user_is_given_up_and_resumes_without_loss(api: Api) -> Non
         fresh = [Notification("1", seq, "store.closed", {"x": "x" * size}, 0)
                  for seq in range(1, count + 1)]  # fmt: skip
         async with api.cron.parts.database.begin() as connection:
-            await connection.execute(update(stores).values(notification_seq=count))
+            await connection.execute(
+                insert(store_states).values(store_id="1", notification_seq=count)
+            )
             await rows.append(connection, fresh)
         for each in fresh:
             api.cron.parts.hub.deliver("1", each.seq, cloud_event(each))

@@ -116,7 +116,7 @@ async def test_a_fault_of_ours_says_nothing_of_itself(
         raise StorageUnavailable("postgresql://user:password@host is away")
 
     for fault, status in ((broken, 500), (away, 503)):
-        monkeypatch.setattr(api.cron.parts.repository, "page", fault)
+        monkeypatch.setattr(api.cron.parts.stores, "page", fault)
         code, headers, answer = await raw(api, "GET", "/api/v1/stores")
         assert (code, headers["X-Content-Type-Options"]) == (status, "nosniff")
         assert "password" not in json.dumps(answer)

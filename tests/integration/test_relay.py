@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert
 
 from conftest import RedisServer
 from peers import Peer
@@ -18,7 +18,7 @@ from solocron.notifications import relay as relay_module
 from solocron.storage import outbox as rows
 from solocron.storage.engine import Database
 from solocron.storage.outbox import Notification, Outbox
-from solocron.storage.tables import stores
+from solocron.storage.tables import store_states
 
 LATER = 2**62
 
@@ -37,7 +37,7 @@ def commit(database: Database) -> Commit:
 async def backlog(database: Database, count: int) -> None:
     """Old notifications of store a that nobody published."""
     async with database.begin() as connection:
-        await connection.execute(update(stores).values(notification_seq=count))
+        await connection.execute(insert(store_states).values(store_id="a", notification_seq=count))
         for start in range(1, count + 1, 1000):
             some = range(start, min(start + 1000, count + 1))
             await rows.append(

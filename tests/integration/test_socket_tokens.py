@@ -138,6 +138,7 @@ async def test_a_token_that_is_refused_ends_the_connection(api: Api, bad: str, c
             message = await ws.receive()
         assert message.type is WSMsgType.CLOSE and ws.close_code == code
         assert not bad or bad not in message.extra
+        assert "token" in message.extra and "Signature" not in message.extra
     await nobody_left(api)
     assert not api.cron.parts.connections.of_token._taken
 

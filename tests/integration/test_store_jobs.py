@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, func, insert, select
 
+from shops import own_stores
+from shops import put_all as put_many
 from solocron.clock import SystemClock
 from solocron.cron.run import Run
 from solocron.errors import LeaseLost, StaleAttempt
@@ -20,11 +22,11 @@ from solocron.locks.lease import Lease
 from solocron.storage.engine import Database
 from solocron.storage.outbox import Notification
 from solocron.storage.runs import RunLedger
-from solocron.storage.tables import notifications, stores
+from solocron.storage.tables import notifications, store_states, stores
 from solocron.stores.auto_close import AutoClose
 from solocron.stores.model import Store
 from solocron.stores.open_reminder import OpenReminder
-from solocron.stores.repository import StoreRepository
+from solocron.stores.service import StoreService
 
 TICK = 1_777_010_400_000  # Friday 2026-04-24 06:00 UTC
 OPEN_NOW, CLOSED_NOW, UNKNOWN = "Mo-Fr 05:00-18:00", "Sa 10:00-18:00", "Mo-Fr 05:00-18:00 unknown"
@@ -53,8 +55,8 @@ class Published(list[Notification]):
 
 
 @pytest.fixture
-def repository(database: Database) -> StoreRepository:
-    return StoreRepository(database)
+def repository(database: Database) -> StoreService:
+    return own_stores(database)
 
 
 @asynccontextmanager
@@ -76,8 +78,7 @@ async def attempt(
 
 
 async def put_all(database: Database, rows: Iterable[Store]) -> None:
-    async with database.begin() as connection:
-        await StoreRepository(database).put_many(connection, list(rows), TICK)
+    await put_many(database, rows, TICK)
 
 
 def store(store_id: str, hours: str, *, is_open: bool) -> Store:
@@ -91,8 +92,10 @@ async def told(database: Database) -> dict[str, list[tuple[int, str]]]:
         query = select(notifications).order_by(notifications.c.store_id, notifications.c.seq)
         for row in await connection.execute(query):
             found[row.store_id].append((row.seq, row.type))
-        for row in await connection.execute(select(stores.c.id, stores.c.notification_seq)):
-            assert [seq for seq, _ in found[row.id]] == list(range(1, row.notification_seq + 1))
+        for row in await connection.execute(select(store_states)):
+            assert [seq for seq, _ in found[row.store_id]] == list(
+                range(1, row.notification_seq + 1)
+            )
     return {store_id: rows for store_id, rows in found.items() if rows}
 
 
@@ -112,7 +115,7 @@ def statements() -> Iterator[list[str]]:
 
 
 async def test_stores_whose_hours_ended_are_closed_once(
-    database: Database, repository: StoreRepository
+    database: Database, repository: StoreService
 ) -> None:
     await put_all(database, [
         store("late", CLOSED_NOW, is_open=True), store("busy", OPEN_NOW, is_open=True),
@@ -140,7 +143,7 @@ async def test_stores_whose_hours_ended_are_closed_once(
 
 
 async def test_closed_stores_are_reminded_once_a_tick(
-    database: Database, repository: StoreRepository
+    database: Database, repository: StoreService
 ) -> None:
     await put_all(database, [
         store("asleep", OPEN_NOW, is_open=False), store("busy", OPEN_NOW, is_open=True),
@@ -159,7 +162,7 @@ async def test_closed_stores_are_reminded_once_a_tick(
 
 @pytest.mark.parametrize(("now_ms", "closed"), [(TICK - 1, 1), (TICK + 7_200_000, 0)])
 async def test_hours_are_judged_now_but_never_before_the_tick(
-    database: Database, repository: StoreRepository, now_ms: int, closed: int
+    database: Database, repository: StoreService, now_ms: int, closed: int
 ) -> None:
     until_the_tick_and_again_later = "Fr 00:00-06:00,08:00-12:00"
     await put_all(database, [store("a", until_the_tick_and_again_later, is_open=True)])
@@ -167,7 +170,7 @@ async def test_hours_are_judged_now_but_never_before_the_tick(
         assert await AutoClose(repository, At(now_ms), Published())(run) == {"closed": closed}
 
 
-async def test_nothing_due_is_one_query(database: Database, repository: StoreRepository) -> None:
+async def test_nothing_due_is_one_query(database: Database, repository: StoreService) -> None:
     await put_all(database, [store("busy", OPEN_NOW, is_open=True)])
     async with attempt(database) as run:
         with statements() as sent:
@@ -177,7 +180,7 @@ async def test_nothing_due_is_one_query(database: Database, repository: StoreRep
 
 @pytest.mark.parametrize("distinct", [1, 30, 3000])
 async def test_ten_thousand_stores_close_in_bounded_batches(
-    database: Database, repository: StoreRepository, distinct: int
+    database: Database, repository: StoreService, distinct: int
 ) -> None:
     hours = [f'Sa 10:00-18:00 "{n}"' for n in range(distinct)]
     await put_all(
@@ -196,7 +199,7 @@ async def test_ten_thousand_stores_close_in_bounded_batches(
 
 
 async def test_hours_that_cannot_be_read_stop_no_other_store(
-    database: Database, repository: StoreRepository, caplog: pytest.LogCaptureFixture
+    database: Database, repository: StoreService, caplog: pytest.LogCaptureFixture
 ) -> None:
     await put_all(database, [store("late", CLOSED_NOW, is_open=True)])
     async with database.begin() as connection:
@@ -233,7 +236,7 @@ def take_over(url: str) -> Callable[[], None]:
 async def test_a_run_taken_over_between_batches_writes_no_more(
     database: Database,
     database_url: str,
-    repository: StoreRepository,
+    repository: StoreService,
     job_type: type[AutoClose] | type[OpenReminder],
 ) -> None:
     closing = job_type is AutoClose
@@ -260,7 +263,7 @@ async def test_a_run_taken_over_between_batches_writes_no_more(
 
 
 async def test_a_lost_lease_stops_before_the_next_batch(
-    database: Database, repository: StoreRepository
+    database: Database, repository: StoreService
 ) -> None:
     await put_all(database, (store(f"s{n}", CLOSED_NOW, is_open=True) for n in range(30)))
     async with attempt(database) as run:
@@ -271,7 +274,7 @@ async def test_a_lost_lease_stops_before_the_next_batch(
 
 
 async def test_owners_and_the_job_change_the_same_stores_at_once(
-    database: Database, repository: StoreRepository
+    database: Database, repository: StoreService
 ) -> None:
     """Per store: numbers without a gap, opened and closed in turn, ending with what it is."""
     names = [f"s{n}" for n in range(12)]
@@ -299,7 +302,7 @@ async def test_owners_and_the_job_change_the_same_stores_at_once(
 
 
 async def test_both_jobs_and_an_import_at_once(
-    database: Database, repository: StoreRepository
+    database: Database, repository: StoreService
 ) -> None:
     rows = [store(f"c{n}", CLOSED_NOW, is_open=True) for n in range(200)]
     rows += [store(f"o{n}", OPEN_NOW, is_open=False) for n in range(200)]

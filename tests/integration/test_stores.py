@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from shops import own_stores
+from shops import put_all as put_many
 from solocron.clock import SystemClock
 from solocron.errors import InvalidInput
 from solocron.storage.engine import Database
@@ -17,15 +19,16 @@ from solocron.storage.tables import notifications
 from solocron.stores.hours import HoursKey
 from solocron.stores.importing import ImportReport, import_stores
 from solocron.stores.model import Store
-from solocron.stores.repository import StoreRepository, UnknownStore
+from solocron.stores.repository import UnknownStore
+from solocron.stores.service import StoreService
 
 NOW = 1_777_024_800_000  # Friday 2026-04-24 10:00 UTC
 CLOCK = SystemClock()
 
 
 @pytest.fixture
-def repository(database: Database) -> StoreRepository:
-    return StoreRepository(database)
+def repository(database: Database) -> StoreService:
+    return own_stores(database)
 
 
 def store(store_id: str, hours: str = "24/7", *, is_open: bool = False) -> Store:
@@ -33,12 +36,11 @@ def store(store_id: str, hours: str = "24/7", *, is_open: bool = False) -> Store
 
 
 async def put_all(database: Database, rows: Iterable[Store]) -> None:
-    async with database.begin() as connection:
-        await StoreRepository(database).put_many(connection, list(rows), NOW)
+    await put_many(database, rows, NOW)
 
 
 async def test_a_store_is_created_then_changed_but_not_reopened(
-    repository: StoreRepository,
+    repository: StoreService,
 ) -> None:
     assert await repository.put(store("a", is_open=True), NOW)
     await repository.set_open("a", False, NOW)
@@ -49,19 +51,19 @@ async def test_a_store_is_created_then_changed_but_not_reopened(
     )
 
 
-async def test_writers_of_a_new_store_create_it_once(repository: StoreRepository) -> None:
+async def test_writers_of_a_new_store_create_it_once(repository: StoreService) -> None:
     created = await asyncio.gather(*(repository.put(store("a"), NOW) for _ in range(8)))
     assert sorted(created) == [False] * 7 + [True]
 
 
-async def test_an_unknown_store_is_named(repository: StoreRepository) -> None:
+async def test_an_unknown_store_is_named(repository: StoreService) -> None:
     with pytest.raises(UnknownStore, match="'nowhere'"):
         await repository.get("nowhere")
     with pytest.raises(UnknownStore, match="'nowhere'"):
         await repository.set_open("nowhere", True, NOW)
 
 
-async def test_pages_follow_one_another(database: Database, repository: StoreRepository) -> None:
+async def test_pages_follow_one_another(database: Database, repository: StoreService) -> None:
     await put_all(database, (store(f"s{n:03}", is_open=n % 3 == 0) for n in range(100)))
     found: list[Store] = []
     while page := await repository.page(found[-1].id if found else None, 30):
@@ -75,7 +77,7 @@ async def test_pages_follow_one_another(database: Database, repository: StoreRep
 
 
 async def test_opening_and_closing_are_told_once(
-    database: Database, repository: StoreRepository
+    database: Database, repository: StoreService
 ) -> None:
     await repository.put(store("a"), NOW)
     opened, told = await repository.set_open("a", True, NOW)
@@ -92,14 +94,14 @@ async def test_opening_and_closing_are_told_once(
     assert again.updated_at == NOW
 
 
-async def test_many_that_open_a_store_at_once_tell_of_it_once(repository: StoreRepository) -> None:
+async def test_many_that_open_a_store_at_once_tell_of_it_once(repository: StoreService) -> None:
     await repository.put(store("a"), NOW)
     results = await asyncio.gather(*(repository.set_open("a", True, NOW) for _ in range(8)))
     assert sorted(len(told) for _, told in results) == [0] * 7 + [1]
     assert (await repository.get("a")).notification_seq == 1
 
 
-async def test_hours_are_counted_by_key(database: Database, repository: StoreRepository) -> None:
+async def test_hours_are_counted_by_key(database: Database, repository: StoreService) -> None:
     rows = [store("a", is_open=True), store("b", is_open=True), store("c", "off", is_open=True)]
     await put_all(database, [*rows, store("d")])
     berlin = ("Europe/Berlin", "DE")
@@ -125,7 +127,7 @@ def csv_file(folder: Path, count: int, *extra: str) -> Path:
 
 
 async def test_a_file_is_imported_and_imported_again(
-    database: Database, repository: StoreRepository, tmp_path: Path
+    database: Database, repository: StoreService, tmp_path: Path
 ) -> None:
     path, done = csv_file(tmp_path, 1234), list[tuple[int, int | None]]()
     report = await import_stores(
@@ -145,7 +147,7 @@ async def test_a_file_is_imported_and_imported_again(
 
 
 async def test_one_bad_row_keeps_the_whole_file_out(
-    database: Database, repository: StoreRepository, tmp_path: Path
+    database: Database, repository: StoreService, tmp_path: Path
 ) -> None:
     path = csv_file(tmp_path, 600, "x,X,Mars/Base,24/7,,", "s00001,Again,UTC,24/7,,")
     report = await import_stores(database, path, clock=CLOCK)
@@ -155,7 +157,7 @@ async def test_one_bad_row_keeps_the_whole_file_out(
 
 
 async def test_bad_rows_can_be_skipped(
-    database: Database, repository: StoreRepository, tmp_path: Path
+    database: Database, repository: StoreService, tmp_path: Path
 ) -> None:
     path = csv_file(tmp_path, 2, *["bad row"] * 1500, "good,G,UTC,24/7,,")
     report = await import_stores(database, path, clock=CLOCK, skip_bad=True)
@@ -165,7 +167,7 @@ async def test_bad_rows_can_be_skipped(
 
 
 async def test_an_unreadable_file_writes_nothing(
-    database: Database, repository: StoreRepository, tmp_path: Path
+    database: Database, repository: StoreService, tmp_path: Path
 ) -> None:
     path = csv_file(tmp_path, 600)
     path.write_bytes(path.read_bytes() + b"x,caf\xe9,UTC,24/7,,\n")

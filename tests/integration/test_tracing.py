@@ -316,7 +316,7 @@ async def main():
     configure("json", "info")
     cron = Solocron.from_env()
     await cron.parts.database.migrate()
-    await cron.parts.repository.put(Store(id="a", name="a", timezone="UTC", hours="24/7"), 0)
+    await cron.parts.stores.put(Store(id="a", name="a", timezone="UTC", hours="24/7"), 0)
     await cron.parts.database.close()
     async with cron:
         assert (await cron.run_job("store-open-reminder")).counts == {"reminded": 1}

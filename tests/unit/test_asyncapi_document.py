@@ -15,6 +15,7 @@ from jsonschema import Draft7Validator
 
 from contract import Contract
 from solocron.errors import InvalidInput
+from solocron.notifications.event import check_own_event
 from solocron.storage.feed import EVERY
 from solocron.stores.told import DATA
 from solocron.web import connections, frames, socket
@@ -77,8 +78,8 @@ def test_every_message_is_of_an_operation_and_has_examples_which_it_alone_admits
 def test_every_type_of_notification_and_every_close_code_is_in_it() -> None:
     types = {
         each["properties"]["type"]["const"]
-        for each in DOCUMENT["components"]["schemas"].values()
-        if "specversion" in each["properties"]
+        for name, each in DOCUMENT["components"]["schemas"].items()
+        if "specversion" in each["properties"] and name != "OwnEvent"
     }
     assert types == {*DATA}
     channel = DOCUMENT["channels"]["notifications"]
@@ -96,19 +97,28 @@ def test_a_frame_with_a_field_too_few_or_too_many_is_none_of_them(frame: dict[st
     for name in frame:
         less = {key: value for key, value in frame.items() if key != name}
         assert bool(names(less)) == (name in optional), name
-        assert names({**frame, name: {"strange": "value"}}) == []
+        assert names({**frame, name: [{"strange": "value"}]}) == []
     assert names({**frame, "Extra": "x"}) == []
     is_event = "specversion" in frame
     assert bool(names({**frame, "traceparent": "00-1"})) == is_event  # an extension attribute
     assert names({**frame, "extra": {"no": "object"}}) == []
-    for name in frame.get("data", ()):
+    is_own = names(frame) == ["ownEvent"]  # of which only the host knows the data
+    for name in () if is_own else frame.get("data", ()):
         less = {key: value for key, value in frame["data"].items() if key != name}
         assert names({**frame, "data": less}) == []
         assert names({**frame, "data": {**frame["data"], name: 1}}) == []
     if is_event:
-        assert names({**frame, "data": {**frame["data"], "extra": "x"}}) == []
+        assert bool(names({**frame, "data": {**frame["data"], "extra": "x"}})) == is_own
         assert names({**frame, "time": "2026-04-24 06:00"}) == []
         assert names({**frame, "sequence": "18"}) == []
+
+
+@pytest.mark.parametrize("type_", ["store.new", "", "a b", "a" * 65, "-"])
+def test_no_type_of_a_hosts_own_looks_like_ours_or_is_refused_by_the_code(type_: str) -> None:
+    (own,) = [each for each in EXAMPLES if names(each) == ["ownEvent"]]
+    assert names({**own, "type": type_}) == []
+    with pytest.raises(InvalidInput):
+        check_own_event(type_, {})
 
 
 def test_a_position_is_whole() -> None:

@@ -73,6 +73,33 @@ def test_odd_claims_are_refused(authenticator: Authenticator, text: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("token", "why"),
+    [
+        (signed(claims(), key="f" * 64), "another secret or key than this server's: get another"),
+        (signed(claims(exp=1)), "it has expired: get another"),
+        (signed(claims(nbf=FAR - 1)), "not valid yet (nbf): use it later"),
+        (signed(claims(aud="theirs")), "for others: its aud must have 'solocron' (SOLOCRON_AUTH_A"),
+        (signed('{"aud": "solocron"}'), "lacks exp or aud"),
+        (signed('{"exp": 4000000000}'), "lacks exp or aud"),
+        (signed(claims(), '{"alg":"HS512"}'), "another algorithm"),
+        (signed(claims(sub=1)), "not as the standard"),
+        (signed(claims())[:-1], "no JSON Web Token"),
+        (signed(claims()).partition(".")[0], "no JSON Web Token: send all of what `solocron tok"),
+        ("Bearer x", "no JSON Web Token"),
+        ("[", "no JSON Web Token"),
+    ],
+)
+def test_why_a_token_is_refused_is_said_with_a_remedy(
+    authenticator: Authenticator, token: str, why: str
+) -> None:
+    with pytest.raises(Unauthenticated) as caught:
+        authenticator.authenticate(token)
+    told = str(caught.value)
+    assert told.startswith("the token is refused: ") and why in told
+    assert token not in told and len(told) <= 120  # it fits a close frame
+
+
+@pytest.mark.parametrize(
     "header",
     ['{"alg":"none"}', '{"alg":"HS512"}', '{"alg":"RS256"}', '{"alg":"HS256","crit":["x"],"x":1}',
      '{"alg":1}', "{}", "[]", "x", '{"alg":"HS256","b64":false,"crit":["b64"]}', "[" * 20_000],

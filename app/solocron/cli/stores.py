@@ -32,7 +32,7 @@ def list_stores(
 
     async def work() -> list[dict[str, Any]]:
         try:
-            stores = await cron.parts.repository.page(after=after, limit=limit)
+            stores = await cron.parts.stores.page(after=after, limit=limit)
         finally:
             await cron.parts.database.close()
         return [asdict(each) for each in stores]

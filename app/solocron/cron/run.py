@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from solocron.errors import StorageUnavailable
 from solocron.ledger import Ledger, RunKey
 from solocron.locks.lease import Lease
 from solocron.storage.patience import held
 
 _TURN_S = 5.0
+
+
+class Notify(Protocol):
+    """Writes a store's next notification in the connection's transaction; its seq."""
+
+    async def __call__(
+        self, store_id: str, type_: str, data: Mapping[str, Any], connection: AsyncConnection
+    ) -> int: ...
 
 
 class RunLog(logging.LoggerAdapter[logging.Logger]):
@@ -32,12 +41,16 @@ class Run:
     """One attempt of one tick. `fallback` marks a run decided by the ledger without Redis;
     `turn` is held by whoever has the run's row in the ledger."""
 
-    def __init__(self, key: RunKey, *, ledger: Ledger, lease: Lease, fallback: bool) -> None:
+    def __init__(
+        self, key: RunKey, *, ledger: Ledger, lease: Lease, fallback: bool,
+        notify: Notify | None = None,
+    ) -> None:  # fmt: skip
         self.key = key
         self.lease = lease
         self.fallback = fallback
         self.turn = asyncio.Lock()
         self._ledger = ledger
+        self._notify = notify
 
     @property
     def job(self) -> str:
@@ -63,6 +76,19 @@ class Run:
     def ensure_leased(self) -> None:
         """Raise LeaseLost unless this server may still work on the tick."""
         self.lease.ensure()
+
+    async def notify(
+        self, connection: AsyncConnection, store_id: str, type: str, data: Mapping[str, Any]
+    ) -> int:
+        """Write a notification of one's own in the transaction that `transaction` gave, which is
+        published once that is committed; its seq. `type` is a CloudEvents type that does not begin
+        with `store.`, `data` at most 16 KiB of JSON. Change first and notify last.
+
+        Raises InvalidInput (of an unknown store, too) or StorageUnavailable.
+        """
+        if self._notify is None:
+            raise StorageUnavailable("notifications are kept in a database, and there is none")
+        return await self._notify(store_id, type, data, connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:

@@ -18,7 +18,7 @@ from solocron.cron.attempts import Attempts
 from solocron.cron.job import Job
 from solocron.cron.journal import Journal, entry_of
 from solocron.cron.outcome import Outcome
-from solocron.cron.run import Run
+from solocron.cron.run import Notify, Run
 from solocron.cron.spans import end, run_span, tick_span
 from solocron.cron.sweep import MAX_MISSED, ticks_to_run
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
@@ -53,6 +53,7 @@ class Runner:
         self._attempts = Attempts(
             ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms, tracer=self._tracer
         )
+        self.notify: Notify | None = None  # for bodies
         self._waiting: set[str] = set()
         self.alarm = LockAlarm()
         self.under_way = self._attempts.under_way
@@ -242,7 +243,7 @@ class Runner:
             )
         run = Run(
             RunKey(job.name, tick, verdict.attempt),
-            ledger=self._ledger, lease=lease, fallback=fallback,
+            ledger=self._ledger, lease=lease, fallback=fallback, notify=self.notify,
         )  # fmt: skip
         begun = partial(
             replace, begun_ms=int(self._clock.now_ms()), taken_over=verdict.attempt > 1,

@@ -40,7 +40,7 @@ from solocron.demo.verdict import Due, Facts, Record, verdict
 from solocron.storage.engine import Database
 from solocron.storage.outbox import Outbox
 from solocron.storage.tables import job_runs
-from solocron.stores.repository import StoreRepository
+from solocron.stores.table import StoreTable
 
 _LATE_S = 7.2  # what has not run by then will not
 _LOOK_S = 0.1
@@ -164,7 +164,7 @@ def _props(folder: Path, play: Script, variables: Mapping[str, str]) -> Props:
 async def _fill(database: Database, now_ms: int) -> None:
     await database.migrate()
     async with database.begin() as connection:
-        await StoreRepository(database).put_many(connection, demo_stores(), now_ms)
+        await StoreTable().on(database).put_many(connection, demo_stores(), now_ms)
 
 
 async def _spawn(workers: list[Worker], board: Board, environment: Mapping[str, str]) -> None:

@@ -13,11 +13,14 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from solocron.clock import Clock
 from solocron.errors import StorageUnavailable
 from solocron.notifications.event import cloud_event
 from solocron.notifications.fanout import Fanout
 from solocron.notifications.hub import Hub
+from solocron.storage.commits import when_committing
 from solocron.storage.outbox import Notification, Outbox
 from solocron.tracing import Tracer
 
@@ -26,6 +29,7 @@ log = logging.getLogger("solocron.notifications")
 _BATCH = 500
 _MAX_QUEUED = 20_000  # beyond it rows wait in the table for the sweep
 _UNPUBLISHED_AFTER_MS = 2_000
+_LOOKS_S = (0.0, 0.005, 0.02, 0.1, 0.3, 1.0)  # at what is about to be committed
 _PER_BATCH = 5  # periods that others leave a sweeping server for one batch
 
 _Message = tuple[str, int, bytes]  # store, seq, event: encoded once for the hub and for Redis
@@ -51,6 +55,8 @@ class Relay:
         self._committed = committed
         self._tracer = tracer or Tracer()
         self._queue: deque[_Queued] = deque()
+        self._committing: deque[tuple[str, int]] = deque(maxlen=_MAX_QUEUED)
+        self._expected = asyncio.Event()
         self._work = asyncio.Event()
         self._flushing = asyncio.Lock()
 
@@ -71,13 +77,47 @@ class Relay:
             self._queue.extend((row, message, origin) for row, message in pairs)
             self._work.set()
 
+    def publish_when_committed(self, connection: AsyncConnection, row: Notification) -> None:
+        """Publish a row that the transaction of `connection` wrote, as soon as that is committed.
+        What is not seen within a second or two is left to the sweep."""
+
+        def committing() -> None:
+            self._committing.append(row.place)
+            self._expected.set()
+
+        when_committing(connection, committing)
+
     async def run(self) -> None:
         """Publish what is queued at once, and what others left behind, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._sweep_forever())
+            group.create_task(self._publish_committed())
             while True:
                 await self._work.wait()
                 await self.flush()
+
+    async def _publish_committed(self) -> None:
+        """Look for what is about to be committed, and publish what is there."""
+        while True:
+            await self._expected.wait()
+            self._expected.clear()
+            try:
+                await self._look_for_committed()
+            except StorageUnavailable as error:
+                log.debug("committed notifications are left to the sweep: %s", error)
+
+    async def _look_for_committed(self) -> None:
+        waiting: set[tuple[str, int]] = set()
+        for pause_s in _LOOKS_S:
+            await asyncio.sleep(pause_s)
+            waiting.update(self._committing)
+            self._committing.clear()
+            rows = await self._outbox.unpublished_among(waiting)
+            waiting.difference_update(row.place for row in rows)
+            if rows:
+                self.publish(rows)
+            if not waiting:
+                return
 
     async def flush(self) -> None:
         """Publish all that is queued. While Redis takes nothing, it is left to the sweep."""

@@ -11,25 +11,41 @@ owner a sender of before is told apart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from sqlalchemy import ColumnElement, Row, and_, bindparam, func, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.storage.engine import Database, database_now
 from solocron.storage.outbox import Notification, notification
-from solocron.storage.tables import deliveries, notifications, stores
+from solocron.storage.tables import deliveries, notifications
 
 _MAX_ERROR = 500
 _BATCH = 500
 
 
+class Recipient(Protocol):
+    """What is asked of a store that is told of."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def timezone(self) -> str: ...
+
+    @property
+    def contact(self) -> str: ...
+
+
+Recipients = Callable[[Collection[str]], Awaitable[Mapping[str, Recipient]]]
+
+
 @dataclass(frozen=True)
 class Delivery:
     """A claimed delivery: the `attempt`-th of sending `notification` on `channel`, by `owner`, and
-    what the store's row says now."""
+    what is known of the store now ('' of one that is no more)."""
 
     channel: str
     attempt: int
@@ -66,35 +82,39 @@ class DeliveryStatus:
 
 
 class Deliveries:
-    """The table. Every method may raise StorageUnavailable."""
+    """The table. Every method may raise StorageUnavailable. `recipients` says what is known of the
+    stores with these ids."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, recipients: Recipients | None = None) -> None:
         self._database = database
+        self._recipients = recipients
 
     async def claim(self, channel: str, *, owner: str, limit: int, lease_ms: int) -> list[Delivery]:
         """Take up to `limit` due deliveries for `lease_ms`; nobody else gets them before that."""
         now = select(database_now()).scalar_subquery()  # asked once, so that the index serves
         due = and_(deliveries.c.channel == channel, deliveries.c.due_at <= now)
-        peek = select(deliveries.c.seq).where(due).order_by(deliveries.c.due_at).limit(1)
+        peek = select(deliveries.c.store_id).where(due).order_by(deliveries.c.due_at).limit(limit)
         async with self._database.connect() as connection:  # idle rounds write nothing
-            if (await connection.execute(peek)).first() is None:
-                return []
+            ids = sorted(set((await connection.execute(peek)).scalars()))
+        if not ids:
+            return []
+        # Asked before anything is claimed: where there is no answer, no attempt is counted.
+        known = await self._recipients(ids) if self._recipients is not None else {}
         query = (
             select(
-                deliveries.c.channel, (deliveries.c.attempts + 1).label("attempt"),
-                notifications, stores.c.name, stores.c.timezone, stores.c.contact,
+                deliveries.c.channel, (deliveries.c.attempts + 1).label("attempt"), notifications
             )
-            .select_from(deliveries.join(notifications).join(stores))
-            .where(due)
+            .select_from(deliveries.join(notifications))
+            .where(due, deliveries.c.store_id.in_(ids))
             .order_by(deliveries.c.due_at)
             .limit(limit)
             .with_for_update(of=deliveries, skip_locked=True)
-        )  # fmt: skip
+        )
         async with self._database.begin() as connection:
             rows = (await connection.execute(query)).all()
             if rows:
                 await _mark_claimed(connection, rows, owner, lease_ms)
-        return [_delivery(row, owner[:200]) for row in rows]
+        return [_delivery(row, owner[:200], known.get(row.store_id)) for row in rows]
 
     async def finish(
         self,
@@ -243,7 +263,6 @@ def _is(channel: Any, store_id: Any, seq: Any) -> ColumnElement[bool]:
     )
 
 
-def _delivery(row: Row[Any], owner: str) -> Delivery:
-    return Delivery(
-        row.channel, row.attempt, owner, notification(row), row.name, row.timezone, row.contact
-    )
+def _delivery(row: Row[Any], owner: str, to: Recipient | None) -> Delivery:
+    name, timezone, contact = (to.name, to.timezone, to.contact) if to else (row.store_id, "", "")
+    return Delivery(row.channel, row.attempt, owner, notification(row), name, timezone, contact)

@@ -1,14 +1,14 @@
 """The outbox: notifications as rows, written in the transaction of the change they tell of.
 
-A store's `seq` is taken under that store's row lock, so it is gap-free and its order is commit
-order: a reader that has seen `n` misses nothing as long as it next sees `n + 1`.
+A store's `seq` is gap-free and its order is commit order (see `counters`): a reader that has seen
+`n` misses nothing as long as it next sees `n + 1`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,9 +26,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from solocron.storage.counters import newest_seqs
 from solocron.storage.engine import Database, database_now
 from solocron.storage.feed import EVERY, Feed, has_key, keys, lock_feed
-from solocron.storage.tables import deliveries, notifications, stores
+from solocron.storage.tables import deliveries, notifications
 from solocron.together import Together
 
 CHUNK = 500  # stores per statement: 3 parameters each, well under either database's limit
@@ -36,6 +37,8 @@ _READERS = 6  # of the database's 10 connections
 _FEW, _FEW_ROWS = 100, 20  # spans of stores that are read for several readers, and rows of each
 
 _T = TypeVar("_T")
+
+Existing = Callable[[Collection[str]], Awaitable[Collection[str]]]
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,14 @@ async def append(
 
 class Outbox:
     """Reads the table, of stores or, by the id EVERY, of the feed. Every method may raise
-    StorageUnavailable. What many ask at the same time is read for all of them together."""
+    StorageUnavailable. What many ask at the same time is read for all of them together.
 
-    def __init__(self, database: Database) -> None:
+    `existing` says which of some stores exist that have no notification yet.
+    """
+
+    def __init__(self, database: Database, existing: Existing | None = None) -> None:
         self._database = database
+        self._existing = existing
         self._feed = Feed(database)
         # When a server dies its clients come by the hundred: they may not have all connections to
         # the database, which jobs and the relay need too.
@@ -118,9 +125,10 @@ class Outbox:
         found: dict[str, int] = {}
         async with self._database.connect() as connection:
             for chunk in _chunks(list(store_ids)):
-                query = select(stores.c.id, stores.c.notification_seq).where(stores.c.id.in_(chunk))
-                rows = await connection.execute(query)
-                found.update((row.id, row.notification_seq) for row in rows)
+                found |= await newest_seqs(connection, chunk)
+        untold = [each for each in store_ids if each not in found]
+        if untold and self._existing is not None:
+            found |= dict.fromkeys(await self._existing(untold), 0)
         return found
 
     async def oldest(self, store_ids: Sequence[str]) -> dict[str, int]:
@@ -200,6 +208,16 @@ class Outbox:
         async with self._database.connect() as connection:
             return [notification(row) for row in await connection.execute(query)]
 
+    async def unpublished_among(self, places: Collection[tuple[str, int]]) -> list[Notification]:
+        """Those of the notifications (store and seq) that are there and that no relay has
+        published, in order of each store."""
+        found: list[Notification] = []
+        async with self._database.connect() as connection:
+            for chunk in _chunks(sorted(places)):
+                spans = [_Span(store_id, seq - 1, seq) for store_id, seq in chunk]
+                found += await _rows(connection, spans, unpublished=True)
+        return found
+
     async def mark_published(self, rows: Sequence[Notification], now_ms: int) -> None:
         """Note that every server watching these stores has been told."""
         async with self._database.begin() as connection:
@@ -209,8 +227,9 @@ class Outbox:
 
 
 async def _rows(
-    connection: AsyncConnection, spans: Sequence[_Span], limit: int | None = None
-) -> list[Notification]:
+    connection: AsyncConnection, spans: Sequence[_Span], limit: int | None = None, *,
+    unpublished: bool = False,
+) -> list[Notification]:  # fmt: skip
     if not spans:
         return []
     wanted = (
@@ -232,6 +251,8 @@ async def _rows(
         .order_by(notifications.c.store_id, notifications.c.seq)
         .limit(limit)
     )
+    if unpublished:
+        query = query.where(notifications.c.published_at.is_(None))
     return [notification(row) for row in await connection.execute(query)]
 
 

@@ -29,17 +29,24 @@ stores = Table(
     Column("hours", String(1000), nullable=False),
     Column("country", String(2), nullable=False, server_default=""),
     Column("is_open", Boolean, nullable=False, server_default=false()),
-    Column("notification_seq", BigInteger, nullable=False, server_default=text("0")),
-    Column("last_reminded_tick", BigInteger),
     Column("updated_at", BigInteger, nullable=False),
     Column("contact", String(320), nullable=False, server_default=""),
     Index("stores_by_hours", "hours", "timezone", "country", "is_open", "id"),
 )
 
+# Of each store that something was told of, wherever the store itself is kept.
+store_states = Table(
+    "store_states",
+    metadata,
+    Column("store_id", String(64), primary_key=True),
+    Column("notification_seq", BigInteger, nullable=False),
+    Column("last_reminded_tick", BigInteger),
+)
+
 notifications = Table(
     "notifications",
     metadata,
-    Column("store_id", String(64), ForeignKey("stores.id"), primary_key=True),
+    Column("store_id", String(64), ForeignKey("store_states.store_id"), primary_key=True),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("type", String(64), nullable=False),
     Column("data", Text, nullable=False),

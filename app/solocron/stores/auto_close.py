@@ -13,5 +13,5 @@ class AutoClose(StoreJob):
 
     async def __call__(self, run: Run) -> Mapping[str, int]:
         """Close what is due. Raises what `apply` raises."""
-        change = self.repository.close_due
+        change = self.stores.close_due
         return {"closed": await self.apply(run, change, is_open=True, state="closed")}

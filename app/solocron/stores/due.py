@@ -18,7 +18,7 @@ from solocron.cron.run import Run
 from solocron.errors import InvalidInput
 from solocron.storage.outbox import Notification
 from solocron.stores.hours import HoursKey, State, check_hours, states
-from solocron.stores.repository import StoreRepository
+from solocron.stores.service import Batch, StoreService
 
 Publish = Callable[[Sequence[Notification]], None]
 
@@ -27,7 +27,7 @@ _KEYS_ON_THE_LOOP = 200  # about 2.5 ms of work; more goes to a thread
 
 
 class Change(Protocol):
-    """`StoreRepository.close_due` or `remind_due`."""
+    """`StoreService.close_due` or `remind_due`."""
 
     async def __call__(
         self,
@@ -37,7 +37,8 @@ class Change(Protocol):
         tick: int,
         now_ms: int,
         limit: int,
-    ) -> list[Notification]: ...
+        after: str | None,
+    ) -> Batch: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class StoreJob:
     """What both bodies are made of. `publish` is given each batch once it is committed; `batch`
     is the most stores changed in one transaction."""
 
-    repository: StoreRepository
+    stores: StoreService
     clock: Clock
     publish: Publish
     batch: int = 500
@@ -57,16 +58,17 @@ class StoreJob:
         """
         total = 0
         for group in _groups(await self._due(run, is_open, state), self.batch):
+            last: str | None = None
             while True:
                 async with run.transaction() as connection:
-                    rows = await change(
+                    rows, last = await change(
                         connection, group, tick=run.tick, now_ms=int(self.clock.now_ms()),
-                        limit=self.batch,
+                        limit=self.batch, after=last,
                     )  # fmt: skip
                 if rows:
                     self.publish(rows)
                 total += len(rows)
-                if len(rows) < self.batch:
+                if last is None:
                     break
         return total
 
@@ -75,7 +77,7 @@ class StoreJob:
 
         "Now" is never before the tick, however far behind this server's clock is.
         """
-        counts = await self.repository.hours_keys(is_open)
+        counts = await self.stores.hours_keys(is_open)
         at_ms = max(self.clock.now_ms(), run.tick)
         if len(counts) > _KEYS_ON_THE_LOOP:
             found = await asyncio.to_thread(states, counts, at_ms)

@@ -20,7 +20,7 @@ from solocron.storage.engine import Database
 from solocron.stores.hours import check_hours, shown
 from solocron.stores.model import InvalidField, Store, parse_store
 from solocron.stores.reading import MAX_ROWS, BadRow, RawRow, raw_rows
-from solocron.stores.repository import StoreRepository
+from solocron.stores.table import StoreTable
 
 MAX_BAD_KEPT = 1000
 _BATCH = 500
@@ -106,7 +106,7 @@ async def import_stores(
 async def _write(
     database: Database, path: Path, clock: Clock, known_bad: int, advance: Callable[[int], None]
 ) -> int:
-    repository = StoreRepository(database)
+    repository = StoreTable().on(database)
     imported = bad = 0
     rows = read(path)
     while batch := await asyncio.to_thread(_take, rows):

@@ -41,7 +41,6 @@ class Store:
     country: str = ""
     is_open: bool = False
     notification_seq: int = 0
-    last_reminded_tick: int | None = None
     updated_at: int = 0
     contact: str = ""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from solocron.stores.hours import HoursKey, State, states
-from solocron.stores.repository import StoreRepository
+from solocron.stores.service import StoreService
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Tally:
     to_remind: int
 
 
-async def tally(repository: StoreRepository, now_ms: float) -> Tally:
+async def tally(stores: StoreService, now_ms: float) -> Tally:
     """Count them, the hours in a thread. Raises StorageUnavailable."""
-    opened = await repository.hours_keys(True)
-    closed = await repository.hours_keys(False)
+    opened = await stores.hours_keys(True)
+    closed = await stores.hours_keys(False)
     found = await asyncio.to_thread(states, [*opened, *closed], now_ms)
     return Tally(
         stores=sum(opened.values()) + sum(closed.values()), open=sum(opened.values()),

@@ -13,7 +13,8 @@ from solocron.clock import Clock
 from solocron.errors import InvalidInput
 from solocron.storage.outbox import Notification
 from solocron.stores.model import Store, is_store_id, parse_store
-from solocron.stores.repository import MAX_PAGE, StoreRepository, UnknownStore
+from solocron.stores.repository import UnknownStore
+from solocron.stores.service import MAX_PAGE, StoreService
 from solocron.web.auth import Authenticator, Principal
 from solocron.web.guard import bearer, check_origin, quoted
 
@@ -27,14 +28,14 @@ class StoresApi:
 
     def __init__(
         self,
-        repository: StoreRepository,
+        stores: StoreService,
         *,
         authenticator: Authenticator,
         origins: frozenset[str],
         publish: Callable[[Sequence[Notification]], None],
         clock: Clock,
     ) -> None:
-        self._repository = repository
+        self._stores = stores
         self._authenticator = authenticator
         self._origins = origins
         self._publish = publish
@@ -45,7 +46,7 @@ class StoresApi:
         principal = self._reader(request)
         contact = principal.may("stores:write")
         limit = whole(request.query.get("limit", str(PAGE)), "limit", MAX_PAGE)
-        stores = await self._repository.page(
+        stores = await self._stores.page(
             after=_after(request.query.get("after")),
             limit=limit,
             is_open=_flag(request.query.get("open")),
@@ -60,7 +61,7 @@ class StoresApi:
         """One store."""
         store_id = _store_id(request)
         contact = self._reader(request, store_id).may("stores:write")
-        return web.json_response(_body(await self._repository.get(store_id), contact))
+        return web.json_response(_body(await self._stores.get(store_id), contact))
 
     async def put(self, request: web.Request) -> web.Response:
         """Create (201) or change (200) a store; whether it is open stays as it is."""
@@ -72,8 +73,8 @@ class StoresApi:
         if "is_open" in fields:
             raise InvalidInput("is_open is changed by POST .../open and .../close: leave it out")
         store = parse_store(fields)
-        created = await self._repository.put(store, int(self._clock.now_ms()))
-        saved = await self._repository.get(store_id)
+        created = await self._stores.put(store, int(self._clock.now_ms()))
+        saved = await self._stores.get(store_id)
         return web.json_response(_body(saved, True), status=201 if created else 200)
 
     async def open(self, request: web.Request) -> web.Response:
@@ -88,7 +89,7 @@ class StoresApi:
         store_id = _store_id(request)
         self._writer(request, store_id)
         now = int(self._clock.now_ms())
-        store, notifications = await self._repository.set_open(store_id, is_open, now)
+        store, notifications = await self._stores.set_open(store_id, is_open, now)
         self._publish(notifications)
         return web.json_response(_body(store, True))
 

@@ -7,6 +7,7 @@ constants, so that they cannot differ.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -15,9 +16,11 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from solocron.notifications.client import MAX_PENDING_BYTES
 from solocron.notifications.event import (
+    OURS,
     STORE_CLOSED,
     STORE_OPEN_REMINDER,
     STORE_OPENED,
+    TYPE_PATTERN,
     CloudEvent,
     cloud_event,
 )
@@ -33,6 +36,7 @@ from solocron.web.connections import GOING_AWAY, UNAUTHENTICATED
 Schema = dict[str, Any]
 
 _PREFIX = "#/components/schemas/"
+_OWN = "ownEvent"  # of any type that a host has made up
 _CHANNEL = {"$ref": "#/channels/notifications"}
 _TOO_BIG = 1009  # the WebSocket library closes with it
 _CLOSE_CODES = {
@@ -139,7 +143,9 @@ def _operations() -> dict[str, Any]:
         "subscribe": _asked("subscribe", "Hear of stores.", "subscribed"),
         "unsubscribe": _asked("unsubscribe", "Hear of stores no more.", "unsubscribed"),
         "ping": _asked("ping", "Find out whether the server is there.", "pong"),
-        "notify": _sent([_key(each) for each in DATA], "A store that is watched has news."),
+        "notify": _sent(
+            [*(_key(each) for each in DATA), _OWN], "A store that is watched has news."
+        ),
         "skip": _sent(
             ["subscribed"],
             "The history was pruned under the client: `recovered` is false, and the store goes on "
@@ -217,6 +223,7 @@ def _messages() -> dict[str, Any]:
         "error": [error],
     }
     events = {_key(type_): examples for type_, examples in _event_examples().items()}
+    events[_OWN] = [_event_of("order.placed", {"order": 4711})]
     return {
         name: {
             "name": name,
@@ -233,15 +240,16 @@ def _event_examples() -> dict[str, list[Any]]:
     asked: AskedFor = {"name": "Mitte", "reason": "api"}
     began: HoursBegan = {"name": "Mitte", "tick": tick}
 
-    def event(type_: str, data: Mapping[str, Any], feed: int | None = None) -> Any:
-        row = Notification("42", 18, type_, data, 1_777_010_400_123, feed)
-        return json.loads(cloud_event(row))
-
     return {
-        STORE_CLOSED: [event(STORE_CLOSED, ended), event(STORE_CLOSED, asked, feed=4712)],
-        STORE_OPENED: [event(STORE_OPENED, asked)],
-        STORE_OPEN_REMINDER: [event(STORE_OPEN_REMINDER, began)],
+        STORE_CLOSED: [_event_of(STORE_CLOSED, ended), _event_of(STORE_CLOSED, asked, feed=4712)],
+        STORE_OPENED: [_event_of(STORE_OPENED, asked)],
+        STORE_OPEN_REMINDER: [_event_of(STORE_OPEN_REMINDER, began)],
     }
+
+
+def _event_of(type_: str, data: Mapping[str, Any], feed: int | None = None) -> Any:
+    row = Notification("42", 18, type_, data, 1_777_010_400_123, feed)
+    return json.loads(cloud_event(row))
 
 
 # -- schemas ---------------------------------------------------------------------------------
@@ -286,7 +294,12 @@ def _schemas() -> dict[str, Schema]:
     event = schemas.pop("CloudEvent")
     event.update(_EXTENSIONS)
     for type_ in DATA:
-        schemas[_schema_of(_key(type_))] = _event(event, type_, references[type_, "validation"])
+        named = {"type": "string", "const": type_}
+        schemas[_schema_of(_key(type_))] = _event(
+            event, type_, named, references[type_, "validation"]
+        )
+    any_other = {"type": "string", "pattern": f"^(?!{re.escape(OURS)}){TYPE_PATTERN}$"}
+    schemas[_schema_of(_OWN)] = _event(event, "of a host's own", any_other, {"type": "object"})
     return schemas
 
 
@@ -311,7 +324,7 @@ def _limit(fields: Mapping[str, Mapping[str, Schema]]) -> None:
         fields[name]["tick"] |= _TIME
 
 
-def _event(event: Schema, type_: str, data: Schema) -> Schema:
-    """The schema of a CloudEvent of one type."""
-    properties = {**event["properties"], "type": {"type": "string", "const": type_}, "data": data}
-    return {**event, "title": type_, "properties": properties}
+def _event(event: Schema, title: str, type_: Schema, data: Schema) -> Schema:
+    """The schema of a CloudEvent of such a type."""
+    properties = {**event["properties"], "type": type_, "data": data}
+    return {**event, "title": title, "properties": properties}

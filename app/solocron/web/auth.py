@@ -29,6 +29,7 @@ _FEW_STORES = 8  # of which a tuple is as fast as a set, and 200 bytes less for 
 _MAX_JWKS = 256 * 1024
 _LEEWAY_S = 5
 _MAX_TIME_S = 2**53
+_NO_TOKEN = "it is no JSON Web Token: send all of what `solocron token` or the issuer gave"
 _MIN_KEY_BITS = {"RS256": 2048, "ES256": 256}
 
 
@@ -118,9 +119,9 @@ class Authenticator:
                          "verify_iat": False},
             )  # fmt: skip
         except jwt.PyJWTError as error:
-            raise Unauthenticated(f"the token is refused: {error}") from None
+            raise _refused(_why(error, self._audience)) from None
         except (RecursionError, ValueError):  # deep JSON, huge numbers, no UTF-8
-            raise Unauthenticated("the token is refused: it is not a JSON Web Token") from None
+            raise _refused(_NO_TOKEN) from None
         return self._principal(claims, _digest(token))
 
     def _key_of(self, token: str) -> tuple[Any, str]:
@@ -128,7 +129,9 @@ class Authenticator:
             return self._secret, "HS256"
         key_id = jwt.get_unverified_header(token).get("kid")
         if not isinstance(key_id, str) or key_id not in self._keys:
-            raise jwt.InvalidKeyError("its kid is not in the JWKS file")
+            raise _refused(
+                "its kid is not in SOLOCRON_AUTH_JWKS: get one from the issuer of those keys"
+            )
         key = self._keys[key_id]
         return key.key, str(key.algorithm_name)
 
@@ -136,11 +139,13 @@ class Authenticator:
         now = self._clock.now_ms() / 1000
         expires_at, not_before = claims["exp"], claims.get("nbf", 0)
         if not _is_number(expires_at) or not _is_number(not_before):
-            raise Unauthenticated("the token is refused: exp and nbf must be times in s")
+            raise _refused("exp and nbf must be times in s")
         if now > expires_at + _LEEWAY_S:
-            raise Unauthenticated("the token is refused: it has expired")
+            raise _refused("it has expired: get another one")
         if now < not_before - _LEEWAY_S:
-            raise Unauthenticated("the token is refused: it is not valid yet")
+            raise _refused(
+                "it is not valid yet (nbf): use it later, or set the issuer's clock or this one"
+            )
         return Principal(
             str(claims.get("sub", ""))[:200], _stores(claims), _scopes(claims), float(expires_at),
             digest,
@@ -173,6 +178,25 @@ class Authenticator:
         return jwt.encode(claims, self._secret, algorithm="HS256")
 
 
+def _refused(why: str) -> Unauthenticated:
+    return Unauthenticated(f"the token is refused: {why}")
+
+
+def _why(error: jwt.PyJWTError, audience: str) -> str:
+    """In words, and what to do; short, for a close frame's reason holds 123 bytes."""
+    if isinstance(error, jwt.InvalidSignatureError):
+        return "it is signed with another secret or key than this server's: get another one"
+    if isinstance(error, jwt.InvalidAudienceError):
+        return f"it is for others: its aud must have {audience[:20]!r} (SOLOCRON_AUTH_AUDIENCE)"
+    if isinstance(error, jwt.MissingRequiredClaimError):
+        return "it lacks exp or aud: get one that has both"
+    if isinstance(error, jwt.InvalidAlgorithmError):
+        return "it is signed by another algorithm than this server's key is for: get another one"
+    if isinstance(error, jwt.DecodeError):
+        return _NO_TOKEN
+    return "its header or a claim is not as the standard (RFC 7519) has it"
+
+
 def check_secret(secret: str) -> None:
     """Raise ConfigError for a secret that is too short to sign with."""
     if len(secret.encode()) < MIN_SECRET:
@@ -199,9 +223,7 @@ def _stores(claims: Mapping[str, Any]) -> Collection[str] | None:
     if stores == "*":
         return None
     if not _is_strings(stores) or len(stores) > _MAX_STORES:
-        raise Unauthenticated(
-            f"the token is refused: stores must be '*' or a list of up to {_MAX_STORES} strings"
-        )
+        raise _refused(f"stores must be '*' or a list of up to {_MAX_STORES} strings")
     return tuple(stores) if len(stores) <= _FEW_STORES else frozenset(stores)
 
 
@@ -209,7 +231,7 @@ def _scopes(claims: Mapping[str, Any]) -> tuple[str, ...]:
     scope = claims.get("scope", "")
     given = scope.split() if isinstance(scope, str) else scope
     if not _is_strings(given):
-        raise Unauthenticated("the token is refused: scope must be a string or a list of strings")
+        raise _refused("scope must be a string or a list of strings")
     return tuple(each for each in SCOPES if each in given)
 
 

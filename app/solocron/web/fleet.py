@@ -21,7 +21,7 @@ from solocron.locks.manager import LockManager
 from solocron.locks.results import Survey, token_tick
 from solocron.notifications.channels import Channels
 from solocron.storage.alerts import Alert
-from solocron.stores.repository import StoreRepository
+from solocron.stores.service import StoreService
 from solocron.stores.tally import Tally, tally
 from solocron.web.kept import Kept
 from solocron.web.status import pause_of
@@ -47,7 +47,7 @@ class FleetView:
 
     def __init__(
         self, *, jobs: Mapping[str, Job], locks: LockManager, past: PastRuns, board: Board,
-        channels: Channels | None, repository: StoreRepository | None, clock: Clock, silent_ms: int,
+        channels: Channels | None, stores: StoreService | None, clock: Clock, silent_ms: int,
         alerts: Callable[[], Awaitable[Sequence[Alert]]],
     ) -> None:  # fmt: skip
         self._jobs = jobs
@@ -58,7 +58,7 @@ class FleetView:
         self._silent_ms = silent_ms
         # Grouped over whole tables, so not read anew for each who asks.
         self._stores = Kept[Tally | None](
-            (lambda: tally(repository, clock.now_ms())) if repository else _nothing, _KEPT_S
+            (lambda: tally(stores, clock.now_ms())) if stores else _nothing, _KEPT_S
         )
         self._deliveries = Kept[list[dict[str, Any]] | None](
             channels.status if channels else _nothing, _KEPT_S

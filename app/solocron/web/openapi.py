@@ -10,7 +10,7 @@ from typing import Any
 from solocron.notifications.contact import MAX_CONTACT
 from solocron.stores.hours import COUNTRY_PATTERN, MAX_HOURS_BYTES, MAX_ZONE
 from solocron.stores.model import FIELDS, ID_PATTERN, MAX_NAME, REQUIRED
-from solocron.stores.repository import MAX_PAGE
+from solocron.stores.service import MAX_PAGE
 from solocron.web import operations_openapi
 from solocron.web.api import PAGE
 from solocron.web.events import MAX_STORES

@@ -14,7 +14,7 @@ from solocron.notifications.event import cloud_event
 from solocron.storage.engine import Database
 from solocron.storage.feed import EVERY
 from solocron.storage.outbox import notification
-from solocron.storage.tables import notifications, stores
+from solocron.storage.tables import notifications, store_states, stores
 
 EVERY_TICK = "* * * * * *"  # of the real reminder job: one notification of each closed store
 
@@ -39,8 +39,8 @@ async def remind(database: Database, go_on: bool) -> None:
 async def written(database: Database) -> int:
     """How many notifications there are."""
     async with database.connect() as connection:
-        query = select(func.sum(stores.c.notification_seq))
-        return int((await connection.execute(query)).scalar_one())
+        query = select(func.sum(store_states.c.notification_seq))
+        return int((await connection.execute(query)).scalar_one() or 0)
 
 
 async def unpublished(database: Database) -> int:

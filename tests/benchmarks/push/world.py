@@ -99,10 +99,14 @@ async def _prepare(postgres: Postgres, count: int) -> None:
     database = Database(postgres.url)
     await database.migrate()
     stores = (
-        "INSERT INTO stores (id, name, timezone, hours, updated_at, notification_seq) "
-        "SELECT 'store-' || lpad(n::text, 5, '0'), 'a store', 'UTC', '24/7', 0, :head "
+        "INSERT INTO stores (id, name, timezone, hours, updated_at) "
+        "SELECT 'store-' || lpad(n::text, 5, '0'), 'a store', 'UTC', '24/7', 0 "
         "FROM generate_series(0, :count - 1) n UNION ALL "
-        "SELECT :everybody, 'everybody', 'UTC', '24/7', 0, 0"
+        "SELECT :everybody, 'everybody', 'UTC', '24/7', 0"
+    )
+    states = (
+        "INSERT INTO store_states (store_id, notification_seq) "
+        "SELECT 'store-' || lpad(n::text, 5, '0'), :head FROM generate_series(0, :count - 1) n"
     )
     told = (
         "INSERT INTO notifications (store_id, seq, type, data, created_at, published_at, feed) "
@@ -114,6 +118,7 @@ async def _prepare(postgres: Postgres, count: int) -> None:
     async with database.begin() as connection:
         for statement in (
             stores,
+            states,
             told,
             "UPDATE feed SET position = (SELECT count(*) FROM notifications)",
         ):

@@ -87,7 +87,7 @@ class CampaignJob:
         """Remind the stores that should be open; now and then open those that auto-close closed."""
         if (await connection.execute(_HALTED)).scalar_one():
             return []
-        notes = await self._cron.parts.repository.remind_due(
+        notes, _ = await self._cron.parts.stores.remind_due(
             connection, [OPEN_KEY], tick=tick, now_ms=int(self._cron.parts.clock.now_ms()),
             limit=1000,
         )  # fmt: skip

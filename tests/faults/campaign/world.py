@@ -14,7 +14,7 @@ from shops import CLOSED_NOW
 from solocron.notifications.event import STORE_OPEN_REMINDER
 from solocron.storage.engine import Database
 from solocron.storage.outbox import notification
-from solocron.storage.tables import job_runs, notifications, stores
+from solocron.storage.tables import job_runs, notifications, store_states, stores
 from solocron.stores.hours import HoursKey
 
 JOB = "campaign"
@@ -84,8 +84,8 @@ async def backlog(database: Database, first: int, last: int) -> Backlog:
         done, unpublished, still_open = [
             int((await connection.execute(query)).scalar_one()) for query in queries
         ]
-        heads = await connection.execute(select(stores.c.id, stores.c.notification_seq))
-        counters = {row.id: row.notification_seq for row in heads}
+        heads = await connection.execute(select(store_states))
+        counters = {row.store_id: row.notification_seq for row in heads}
     return Backlog((last - first) // STEP_MS + 1 - done, unpublished, still_open, counters)
 
 
