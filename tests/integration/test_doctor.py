@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from test_deadletters import die, refused
 
 from commands import Cli, listening
 from conftest import RedisServer
+from services import MailServer
 from solocron.storage.engine import Database
 from workers import until
 
@@ -55,6 +57,53 @@ async def test_nothing_is_wrong_with_two_servers(cli: Cli) -> None:
     assert {each["severity"] for each in found["findings"]} <= {"note"}
     table = await cli("doctor")
     assert table.code == 0 and "redis: up   database: up" in table.out
+
+
+async def test_a_server_that_went_without_a_word_is_exit_code_1_until_another_takes_its_place(
+    cli: Cli,
+) -> None:
+    quick = {"SOLOCRON_SWEEP": "0.5"}
+    await serve(cli, 1, **quick)
+    victim = await cli.start("serve", SOLOCRON_PORT="0", **quick)
+    await listening(victim)
+    silent = []
+
+    async def told() -> bool:
+        code, found = await examined(cli, **quick)
+        silent[:] = [each for each in found["findings"] if "silent since" in each["text"]]
+        severities = {each["severity"] for each in found["findings"]}
+        return code == int("warning" in severities) and bool(silent)
+
+    victim.kill()
+    await until(told)
+    assert [each["severity"] for each in silent] == ["warning"]
+    assert "start it, or another in its place" in silent[0]["remedy"]
+    await listening(await cli.start("serve", SOLOCRON_PORT="0", **quick))
+
+    async def replaced() -> bool:
+        return await told() and [each["severity"] for each in silent] == ["note"]
+
+    await until(replaced)
+
+
+async def test_a_dead_letter_is_exit_code_1_until_it_is_sent_again(
+    cli: Cli, mail: MailServer
+) -> None:
+    async def letters() -> tuple[int, list[Any]]:
+        code, found = await examined(cli)
+        return code, [each for each in found["findings"] if each["about"] == "deliveries"]
+
+    await serve(cli, 2)
+    assert (await letters())[1] == []
+    mail.verdict = refused
+    database = Database(cli.variables["DATABASE_URL"])
+    (url,) = await die(database, mail, "a")
+    await database.close()
+    code, (letter,) = await letters()
+    assert (code, letter["severity"]) == (1, "warning")
+    assert letter["text"].startswith("1 ") and "solocron deadletters --retry" in letter["remedy"]
+    assert (await cli("deadletters", "--retry", SOLOCRON_NOTIFY_URLS=url)).code == 0
+    assert (await letters())[1] == []
 
 
 async def test_what_needs_attention_is_exit_code_1(cli: Cli, own_redis: RedisServer) -> None:

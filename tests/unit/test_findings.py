@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from solocron.cli.findings import DatabaseFacts, Finding, RedisFacts, of_database, of_redis, p95
+from solocron.cli.findings import (
+    DatabaseFacts,
+    Finding,
+    RedisFacts,
+    of_database,
+    of_deliveries,
+    of_redis,
+    p95,
+)
 from solocron.cli.fitting import of_job, of_runs, of_settings, of_workers, ttl_for
 from solocron.cron.board import Presence
 from solocron.cron.job import Job
@@ -112,6 +120,13 @@ def test_a_database_that_is_not_as_it_should_be(
     one(of_database(facts, workers, settings()), severity, text)
 
 
+def test_dead_letters_are_to_be_sent_again() -> None:
+    assert brief(of_deliveries(0)) == []
+    one(of_deliveries(1), "warning", "1 emails, SMS and the like were given up")
+    one(of_deliveries(1000), "warning", "1000 or more emails")
+    assert all("solocron deadletters --retry" in each.remedy for each in of_deliveries(7))
+
+
 def test_a_database_that_is_well() -> None:
     facts = DatabaseFacts("postgresql", [1.0] * 20, 5.0, "")
     assert brief(of_database(facts, TWO, settings())) == []
@@ -124,6 +139,7 @@ def nightly(expression: str = "0 3 * * *", zone: str = "UTC", ttl_s: int = 150) 
 
 
 OTHER = {"nightly": "0 4 * * * UTC"}
+GONE = worker("h3:1:c", seen_ms=NOW - 18_000)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +147,9 @@ OTHER = {"nightly": "0 4 * * * UTC"}
     [
         ([], "error", "none is up"),
         ([worker()], "note", "only h1:1:a is up"),
-        ([*TWO, worker("h3:1:c", seen_ms=NOW - 18_000)], "note", "silent since 2026-11-25T"),
+        ([*TWO, GONE], "warning", "none was started in its place"),
+        ([*TWO, GONE], "warning", "silent since 2026-11-25T"),
+        ([*TWO, GONE, worker("h4:1:d", started_ms=NOW - 5_000)], "note", "it was replaced"),
         ([worker(), worker("h2:1:b", version="0.9")], "warning", "releases 0.9, 1.0"),
         ([worker(), worker("h2:1:b", schedules=OTHER)], "error", "b run it by '0 4 * * * UTC'"),
         ([worker(), worker("h2:1:b", redis="down")], "warning", "cannot reach the Redis"),

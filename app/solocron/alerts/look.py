@@ -11,6 +11,7 @@ from solocron.clock import Clock
 from solocron.cron.attempts import UnderWay
 from solocron.cron.board import Board, Presence
 from solocron.cron.runner import Runner
+from solocron.cron.silence import SEE_WHY, not_replaced
 from solocron.errors import LockUnavailable, StorageUnavailable
 from solocron.locks.manager import LockManager
 from solocron.storage.alerts import AlertId
@@ -149,24 +150,11 @@ class Silence:
 
 
 def silences(workers: Sequence[Presence], silent: Collection[str]) -> dict[AlertId, str]:
-    """The workers that went silent without stopping, but for those that another one has replaced:
-    for each that started since, the one that was silent first."""
-    starts = sorted(each.started_ms - each.skew_ms for each in workers if each.worker not in silent)
-    gone = []
-    for each in sorted(workers, key=lambda each: each.seen_ms - each.skew_ms):
-        if each.worker not in silent:
-            continue
-        later = [start for start in starts if start > each.seen_ms - each.skew_ms]
-        if later:
-            starts.remove(later[0])
-        else:
-            gone.append(each.worker)
+    """The `silent` ones of the workers, but for those that another one has replaced."""
+    gone = [each.worker for each in not_replaced(workers, silent)]
     if not gone:
         return {}
-    return {("worker-silent", ""): (
-        f"{_some(gone)}: silent, though not stopped; see whether it is gone, frozen or cut off "
-        "from Redis"
-    )}  # fmt: skip
+    return {("worker-silent", ""): f"{_some(gone)}: silent, though not stopped; {SEE_WHY}"}
 
 
 def overruns(running: Sequence[UnderWay], now_s: float) -> dict[AlertId, str]:

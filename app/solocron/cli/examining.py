@@ -11,7 +11,15 @@ from typing import Any
 
 from sqlalchemy.engine import make_url
 
-from solocron.cli.findings import DatabaseFacts, Finding, RedisFacts, of_database, of_redis
+from solocron.cli.findings import (
+    MOST_DEAD,
+    DatabaseFacts,
+    Finding,
+    RedisFacts,
+    of_database,
+    of_deliveries,
+    of_redis,
+)
 from solocron.cli.fitting import of_job, of_runs, of_settings, of_workers
 from solocron.cron.board import Presence
 from solocron.errors import LockUnavailable, StorageUnavailable
@@ -36,8 +44,9 @@ async def examine(cron: Solocron) -> dict[str, Any]:
     if up:
         found += of_workers(workers, list(jobs.values()), now_ms, cron.inquiry.silent_ms)
     if stored is not None:
-        facts, rows = stored
+        facts, rows, dead = stored
         found += of_database(facts, workers, cron.settings)
+        found += of_deliveries(dead)
     else:
         rows = {}
     for name, job in jobs.items():
@@ -116,7 +125,7 @@ def _fields(info: str) -> dict[str, str]:
 # -- the database ------------------------------------------------------------------------------
 
 Rows = Sequence[Mapping[str, Any]]  # of the ledger
-Stored = tuple[DatabaseFacts, Mapping[str, Rows]]
+Stored = tuple[DatabaseFacts, Mapping[str, Rows], int]
 
 
 async def _database(cron: Solocron, jobs: Sequence[str]) -> tuple[list[Finding], Stored | None]:
@@ -142,11 +151,12 @@ async def _stored(cron: Solocron, jobs: Sequence[str]) -> Stored:
         answers_ms.append(took_ms)
         ahead_ms = clock.real_ms(sent_ms) + took_ms / 2 - theirs_ms
     rows = {name: await ledger.history(name, _RUNS) for name in jobs}
+    dead = await cron.parts.deliveries.count_dead(MOST_DEAD)
     kind = ""
     if database.dialect == "sqlite":
         url = cron.settings.database_url.get_secret_value()
         kind = await asyncio.to_thread(_file_system, make_url(url).database or "")
-    return DatabaseFacts(database.dialect, answers_ms, ahead_ms, kind), rows
+    return DatabaseFacts(database.dialect, answers_ms, ahead_ms, kind), rows, dead
 
 
 def _durations(rows: Rows) -> list[int]:

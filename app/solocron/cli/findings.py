@@ -34,6 +34,7 @@ _NETWORK = (
 )
 SKEW_MS = 1_000
 _SLOW_DATABASE_MS = 100
+MOST_DEAD = 1_000
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,21 @@ def _skew(about: str, ahead_ms: float, settings: Settings) -> Iterator[Finding]:
             "error" if too_far else "warning",
             f"this machine's clock is {abs(ahead_ms) / 1000:.1f} s {way} it{effect}",
             "set both by NTP: timedatectl, chronyc tracking",
+        )
+
+
+# -- deliveries --------------------------------------------------------------------------------
+
+
+def of_deliveries(dead: int) -> Iterator[Finding]:
+    """Whether there are dead letters: so many, counted up to `MOST_DEAD`."""
+    if dead:
+        yield Finding(
+            "deliveries",
+            "warning",
+            f"{dead}{' or more' if dead >= MOST_DEAD else ''} emails, SMS and the like were given "
+            "up",
+            "see why: solocron deadletters; once that is mended: solocron deadletters --retry",
         )
 
 

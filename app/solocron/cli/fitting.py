@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ from solocron.cli.findings import SKEW_MS, Finding, p95
 from solocron.cron.board import Presence
 from solocron.cron.explain import schedules_that_differ
 from solocron.cron.job import Job
+from solocron.cron.silence import SEE_WHY, is_silent, not_replaced
 from solocron.cron.ticks import Calendar
 from solocron.settings import Settings
 
@@ -26,7 +27,8 @@ def of_workers(
     workers: Sequence[Presence], jobs: Sequence[Job], now_ms: float, silent_ms: float
 ) -> Iterator[Finding]:
     """What is wrong with the servers, as they tell of themselves."""
-    alive = [each for each in workers if each.seen_ms >= now_ms - silent_ms]
+    silent = {each.worker for each in workers if is_silent(each, now_ms, silent_ms)}
+    alive = [each for each in workers if each.worker not in silent]
     if not alive:
         yield Finding("servers", "error", "none is up: nothing runs", "start some: solocron serve")
     elif len(alive) == 1:
@@ -36,15 +38,7 @@ def of_workers(
             f"only {alive[0].worker} is up: nobody takes over from it",
             "start another, on another machine",
         )
-    for each in workers:
-        if each not in alive:
-            seen = datetime.fromtimestamp(each.seen_ms / 1000, UTC).isoformat(timespec="seconds")
-            yield Finding(
-                each.worker,
-                "note",
-                f"it has been silent since {seen}, and did not stop by itself",
-                "if nobody has replaced it, start it; its log says why",
-            )
+    yield from _of_silent(workers, silent)
     versions = sorted({each.version for each in alive})
     if len(versions) > 1:
         yield Finding(
@@ -58,6 +52,21 @@ def of_workers(
             yield Finding(job.name, "error", text, remedy)
     for each in alive:
         yield from _of_worker(each)
+
+
+def _of_silent(workers: Sequence[Presence], silent: Collection[str]) -> Iterator[Finding]:
+    """Servers that went without a word: that is only a note once another was started instead."""
+    missing = not_replaced(workers, silent)
+    for each in workers:
+        if each.worker not in silent:
+            continue
+        seen = datetime.fromtimestamp(each.seen_ms / 1000, UTC).isoformat(timespec="seconds")
+        text = f"it has been silent since {seen}, and did not stop by itself"
+        if each in missing:
+            remedy = f"{SEE_WHY}, and start it, or another in its place"
+            yield Finding(each.worker, "warning", f"{text}; none was started in its place", remedy)
+        else:
+            yield Finding(each.worker, "note", f"{text}; it was replaced", "its log says why")
 
 
 def _of_worker(worker: Presence) -> Iterator[Finding]:

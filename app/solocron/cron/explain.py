@@ -16,6 +16,7 @@ from solocron.cron.board import Presence, keep_ms
 from solocron.cron.job import Job
 from solocron.cron.journal import Entry
 from solocron.cron.outcome import BEGUN
+from solocron.cron.silence import SEE_WHY, is_silent
 from solocron.cron.sweep import is_free
 from solocron.cron.wording import WORDS, Words
 from solocron.errors import InvalidInput
@@ -66,7 +67,7 @@ class Facts:
 
     def is_silent(self, worker: Presence) -> bool:
         """Whether a server has given no sign of life for too long."""
-        return worker.seen_ms < self.now_ms - self.silent_ms
+        return is_silent(worker, self.now_ms, self.silent_ms)
 
 
 def asked_tick(job: Job, text: str | None, now_ms: float) -> tuple[int, str]:
@@ -337,8 +338,8 @@ def _said_nothing(facts: Facts, worker: Presence) -> Words:
     if worker.started_ms > tick:
         return f"was not there yet: it started {_moment(worker.started_ms)}", ""
     if facts.is_silent(worker):
-        look = ("see whether it is gone, frozen or cut off from Redis: systemctl status solocron, "
-                "docker compose ps or kubectl get pods, and its log")  # fmt: skip
+        look = (f"{SEE_WHY}: systemctl status solocron, docker compose ps or kubectl get pods, and "
+                "its log")  # fmt: skip
         if worker.seen_ms < tick:
             return (
                 f"was dead by then: last seen {seen}, {_span(tick - worker.seen_ms)} before",

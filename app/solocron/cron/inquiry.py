@@ -14,6 +14,7 @@ from solocron.cron.explain import Facts, asked_tick, explain
 from solocron.cron.job import Job
 from solocron.cron.journal import Entry
 from solocron.cron.run import Run
+from solocron.cron.silence import is_silent
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError, LockUnavailable, StorageUnavailable, UnknownJob
 from solocron.ledger import Ledger
@@ -53,7 +54,7 @@ class Inquiry:
 
     @property
     def silent_ms(self) -> int:
-        """After how long without a sign of life a server counts as silent."""
+        """For how long, in ms, a server may give no sign of life."""
         return self._limits.silent_ms
 
     async def job(self, name: str) -> Job:
@@ -73,12 +74,12 @@ class Inquiry:
     def others(self, workers: Sequence[Presence]) -> dict[str, Job]:
         """The jobs that this process does not have and those servers have, by name: each as most
         that are up run it, without its body and its TTL."""
-        since_ms = self._clock.now_ms() - self._limits.silent_ms
+        now_ms = self._clock.now_ms()
         votes: dict[str, Counter[str]] = {}
         for each in workers:
             for name, fingerprint in each.schedules.items():
                 if name not in self._jobs:
-                    up = each.seen_ms >= since_ms
+                    up = not is_silent(each, now_ms, self._limits.silent_ms)
                     votes.setdefault(name, Counter())[fingerprint] += _UP if up else 1
         jobs = {name: self._job(name, each.most_common(1)[0][0]) for name, each in votes.items()}
         return {name: job for name, job in jobs.items() if job is not None}

@@ -1,0 +1,32 @@
+"""Which servers are silent: they told nothing for a while, and did not stop by themselves, for then
+they would have left the board. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from solocron.cron.board import Presence
+
+SEE_WHY = "see whether it is gone, frozen or cut off from Redis"
+
+
+def is_silent(worker: Presence, now_ms: float, silent_ms: float) -> bool:
+    """Whether a server gave its last sign of life over `silent_ms` ago, by the clocks."""
+    return worker.seen_ms < now_ms - silent_ms
+
+
+def not_replaced(workers: Sequence[Presence], silent: Collection[str]) -> list[Presence]:
+    """Those of the `silent` ones that no other has replaced, longest silent first: each server that
+    started since is in the place of the one that was silent first."""
+    starts = sorted(each.started_ms - each.skew_ms for each in workers if each.worker not in silent)
+    gone = []
+    for each in sorted(workers, key=lambda each: each.seen_ms - each.skew_ms):
+        if each.worker not in silent:
+            continue
+        later = [start for start in starts if start > each.seen_ms - each.skew_ms]
+        if later:
+            starts.remove(later[0])
+        else:
+            gone.append(each)
+    return gone
