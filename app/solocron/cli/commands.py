@@ -79,7 +79,7 @@ def migrate() -> None:
         try:
             await cron.parts.database.migrate()
         finally:
-            await cron.parts.database.close()
+            await cron.parts.close()
 
     run_to_end(work())
     print("The database is migrated.")
@@ -119,8 +119,7 @@ def run(job: Annotated[str, typer.Argument(help="The job's name, as `jobs` lists
             async with cron.parts.locks:
                 return await cron.run_job(job)
         finally:
-            await cron.parts.fanout.close()
-            await cron.parts.database.close()
+            await cron.parts.close()
 
     outcome = run_to_end(work())
     counts = ", ".join(f"{name} {count}" for name, count in outcome.counts.items())
@@ -148,7 +147,7 @@ def status(as_json: JsonOption = False) -> None:
             async with parts.locks:
                 return await cron.status()
         finally:
-            await parts.database.close()
+            await parts.close()
 
     state = run_to_end(work())
     if as_json:

@@ -56,6 +56,7 @@ class FleetView:
         self._board = board
         self._clock = clock
         self._silent_ms = silent_ms
+        self.has_database = stores is not None
         # Grouped over whole tables, so not read anew for each who asks.
         self._stores = Kept[Tally | None](
             (lambda: tally(stores, clock.now_ms())) if stores else _nothing, _KEPT_S
