@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of whole fleets of processes run one after the other, though the rest does not."""
     for item in items:
         folder = item.path.parent.name
-        if folder in ("acceptance", "faults"):
+        if folder in ("acceptance", "faults", "hosts"):
             item.add_marker(pytest.mark.xdist_group(folder))
         if folder == "deploy":  # what a module has built serves all its tests
             item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -84,21 +84,22 @@ async def with_stores(url: str, *names: str) -> AsyncIterator[Database]:
 
 class Commit:
     """Commits the next `count` notifications of a store, made `age_ms` ago, to be delivered on
-    `channels` besides."""
+    `channels` besides; each has so much `padding`, in bytes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def __call__(
-        self, store: str, count: int = 1, age_ms: int = 0, channels: Sequence[str] = ()
-    ) -> list[Notification]:
+        self, store: str, count: int = 1, age_ms: int = 0, channels: Sequence[str] = (),
+        padding: int = 0,
+    ) -> list[Notification]:  # fmt: skip
         now = int(SystemClock().now_ms()) - age_ms
         async with self._database.begin() as connection:
             first = (await next_seqs(connection, [store]))[store]
             change = update(store_states).where(store_states.c.store_id == store)
             await connection.execute(change.values(notification_seq=first + count - 1))
             fresh = [
-                Notification(store, seq, "store.closed", {"name": store}, now)
+                Notification(store, seq, "store.closed", {"name": store + " " * padding}, now)
                 for seq in range(first, first + count)
             ]
             await rows.append(connection, fresh, channels)

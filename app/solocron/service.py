@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any, Self
 
 from aiohttp import web
-from sqlalchemy.ext.asyncio import AsyncConnection
 from typing_extensions import Unpack
 
+from solocron.by_hand import ByHand
 from solocron.clock import Clock, SystemClock
 from solocron.cron.board import State
 from solocron.cron.inquiry import Inquiry, Limits
 from solocron.cron.job import Job
-from solocron.cron.outcome import Outcome
 from solocron.cron.registry import AnyBody, JobOptions, Registry
 from solocron.cron.scheduler import Scheduler
-from solocron.errors import ConfigError, UnknownJob
+from solocron.errors import ConfigError
 from solocron.limits import LIMITS
 from solocron.settings import Settings, load
 from solocron.stored import Stores
 from solocron.watchdog import Watchdog
+from solocron.web.asgi import AsgiSockets
 from solocron.web.dashboard import Dashboard
 from solocron.web.guard import is_loopback
 from solocron.web.operations import Operations
@@ -35,12 +36,13 @@ from solocron.wiring import build, built_in_jobs, fleet_of, metrics_of, policies
 log = logging.getLogger("solocron")
 
 
-class Solocron:
+class Solocron(ByHand):
     """Cron jobs that run once, their stores and notifications, on the running event loop.
 
     `async with cron:` runs the jobs; `cron.attach(app)` runs them with an aiohttp application and
-    adds the routes; `solocron serve` does so with a server of its own. Installs no signal handler
-    and no loop. Raises ConfigError for settings that cannot work.
+    adds the routes, `cron.lifespan` and the ASGI application `cron.websocket` are for one of ASGI;
+    `cron.serving()` has a server of its own. Installs no signal handler and no loop. Raises
+    ConfigError for settings that cannot work.
     """
 
     def __init__(
@@ -50,7 +52,10 @@ class Solocron:
         own, or wherever a repository of one's own has them."""
         self.settings = settings
         self.parts = build(settings, clock or SystemClock(), stores)
-        self._jobs = Registry(zone=settings.timezone, policies=policies(settings))
+        self._jobs = Registry(
+            zone=settings.timezone, policies=policies(settings),
+            kept_ms=int(max(settings.history, settings.catch_up) * 1000),
+        )  # fmt: skip
         self._scheduler: Scheduler | None = None
         self._watchdog = Watchdog()
         self.inquiry = self._inquiry()
@@ -70,7 +75,7 @@ class Solocron:
     # -- jobs ------------------------------------------------------------------------------
 
     @property
-    def jobs(self) -> Mapping[str, Job]:
+    def jobs(self) -> Registry:
         """The jobs by name."""
         return self._jobs
 
@@ -94,31 +99,6 @@ class Solocron:
             self._jobs, locks=parts.locks, ledger=parts.ledger, board=parts.board,
             clock=parts.clock, environment=settings.environment, limits=limits,
         )  # fmt: skip
-
-    async def run_job(self, name: str) -> Outcome:
-        """Run a job now, beside its schedule, unless it is running. Raises UnknownJob.
-        Its notifications are published before this returns."""
-        job = self._jobs.get(name)
-        if job is None:
-            known = ", ".join(self._jobs)
-            raise UnknownJob(f"there is no job named {name[:100]!r}: use one of {known}")
-        now = int(self.parts.clock.now_ms())
-        outcome = await self.parts.runner.run_tick(job, now, origin="manual")
-        await self.parts.flush()
-        return outcome
-
-    async def notify(
-        self, store_id: str, type: str, data: Mapping[str, Any],
-        connection: AsyncConnection | None = None,
-    ) -> int:  # fmt: skip
-        """Write a notification of one's own for those who watch the store; its seq. `type` is a
-        CloudEvents type that does not begin with `store.`, `data` at most 16 KiB of JSON.
-
-        With a `connection` to the service's database it is part of that transaction, and published
-        once that is committed: change first and notify last. Raises InvalidInput (of an unknown
-        store, too) or StorageUnavailable.
-        """
-        return await self.parts.notifier(store_id, type, data, connection)
 
     # -- lifecycle -------------------------------------------------------------------------
 
@@ -259,12 +239,23 @@ class Solocron:
 
     # -- the web side ----------------------------------------------------------------------
 
+    @cached_property
+    def websocket(self) -> AsgiSockets:
+        """`/ws` as an ASGI application. Raises NoDatabase for a service without a database."""
+        parts = self.parts
+        return AsgiSockets(
+            parts.hub, parts.authenticator, parts.connections, is_up=self._is_up,
+            origins=self.settings.allowed_origins, lifespan=self.lifespan,
+        )  # fmt: skip
+
+    def _is_up(self) -> bool:
+        return self._background is not None and not self._background.done()
+
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether this server should get traffic, and the state of its parts. Without Redis it
         works on the ledger, so only the database, if it is to have one, and a stop count against
         it."""
-        background = self._background
-        draining = self._stopping.is_set() or background is None or background.done()
+        draining = self._stopping.is_set() or not self._is_up()
         database = "down" if draining else await self.parts.database_ready()
         state = {
             "redis": "up" if self.parts.locks.link.is_up else "down",
@@ -318,6 +309,12 @@ class Solocron:
         app.add_routes(self.routes())
         app.cleanup_ctx.append(run)
         app.on_shutdown.append(drain)
+
+    @asynccontextmanager
+    async def lifespan(self, app: object) -> AsyncIterator[None]:
+        """Start and stop with an ASGI application, such as `FastAPI(lifespan=cron.lifespan)`."""
+        async with self:
+            yield
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[WebServer]:

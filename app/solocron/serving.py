@@ -55,6 +55,7 @@ async def serve_until_signalled(
                 raise
             finally:
                 manager.stopping()
+        log.info("stopped")
     finally:
         alive.cancel()  # to the end of the stop: what is drained must not be taken for dead
         await asyncio.gather(alive, return_exceptions=True)

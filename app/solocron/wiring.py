@@ -155,12 +155,18 @@ def build(settings: Settings, clock: Clock, stores: Stores | None = None) -> Par
     lease_ms, database = int(settings.lease * 1000), _database(settings, stores)
     locks = LockManager(
         settings.redis, clock=clock, lease_ms=lease_ms, deadline_s=settings.redis_deadline,
-        max_skew_ms=int(settings.max_skew * 1000),
+        max_skew_ms=int(settings.max_skew * 1000), margin_ms=int(settings.reserve * 1000),
         alone="the ledger decides alone" if database else _ALONE,
     )  # fmt: skip
     ledger, past = _ledger(settings, database, locks, owner, clock)
     runner = Runner(
-        locks=locks, ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms, tracer=tracing
+        locks=locks,
+        ledger=ledger,
+        clock=clock,
+        owner=owner,
+        lease_ms=lease_ms,
+        tracer=tracing,
+        grace_s=settings.grace,
     )
     board = _board(settings, runner, locks, clock)
     authenticator = _authenticator(settings)
@@ -227,7 +233,10 @@ def _alerts(
         ask_s=min(settings.sweep, settings.alert_after), silent_ms=settings.silent_ms,
     )  # fmt: skip
     fleet = Fleet(table or NoTable(), SharedAlerts(link, settings.environment))
-    teller = Teller(alert_channels(settings.alert_channel_urls), environment=settings.environment)
+    teller = Teller(
+        alert_channels(settings.alert_channel_urls), worker=board.worker,
+        environment=settings.environment,
+    )  # fmt: skip
     return Alerts(
         look, fleet, teller, runner, clock=clock, after_s=settings.alert_after,
         differ_s=settings.lease + settings.silent_ms / 1000,
@@ -304,5 +313,6 @@ def policies(settings: Settings) -> dict[str, Any]:
     return {
         "environment": settings.environment,
         "catch_up_ms": int(settings.catch_up * 1000),
-        "on_redis_down": settings.on_redis_down,
+        # Without Redis each older server runs each tick: none is needed here.
+        "on_redis_down": "skip" if settings.reserve else settings.on_redis_down,
     }

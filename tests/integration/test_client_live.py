@@ -23,7 +23,7 @@ from solocron.storage import outbox as rows
 from solocron.storage.outbox import Notification
 from solocron.storage.tables import store_states
 from solocron.web.connections import Connections
-from solocron.web.socket import Socket
+from solocron.web.session import Session
 
 QUICK = (0.02, 0.1)
 
@@ -67,13 +67,13 @@ async def watched(api: Api, *stores: str) -> None:
             await asyncio.sleep(0.005)
 
 
-def its_socket(api: Api) -> Socket:
+def its_socket(api: Api) -> Session:
     (socket,) = api.cron.parts.connections._open
-    assert isinstance(socket, Socket)
+    assert isinstance(socket, Session)
     return socket
 
 
-async def ended(socket: Socket, code: int) -> None:
+async def ended(socket: Session, code: int) -> None:
     """Wait until the service has ended this connection, with that code."""
     async with asyncio.timeout(10):
         while socket._ending is None:

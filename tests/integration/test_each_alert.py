@@ -4,9 +4,12 @@ once. Real Redis, PostgreSQL, workers and receiver."""
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from socket import gethostname
 
 import pytest
 from sqlalchemy import update
@@ -233,6 +236,13 @@ async def test_an_alert_is_told_once_and_its_end_once(
         await here.hears(raised, over)
         await here.silent(raised, over)
         await until(here.is_calm)
+    told, ended = http.taken
+    assert told["type"] == {"critical": "failure", "warning": "warning"}[KINDS[name].severity]
+    assert ended["type"] == "success"
+    ids = [body["message"].splitlines()[-1].split()[-1] for body in (told, ended)]
+    since = [re.findall("Since ([^,]*), ", body["message"]) for body in (told, ended)]
+    assert ids[0] == ids[1] and since[0] == since[1] != []
+    assert f"Told by {gethostname()}:{os.getpid()}:" in told["message"]
 
 
 def test_there_is_no_scene_of_what_is_no_alert() -> None:

@@ -21,7 +21,7 @@ from test_web import STORE, Api, serving, token
 
 from clients import Listener, connected, subscribe
 from raw import CLOSE, PING, TEXT
-from solocron.web.socket import MAX_FRAME
+from solocron.web.session import MAX_FRAME
 
 # The server, in another thread, may use the random module meanwhile.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")

@@ -18,7 +18,7 @@ from clients import connected, subscribe
 from conftest import SECRET
 from solocron.web import api as api_module
 from solocron.web import server as server_module
-from solocron.web import socket as ws_module
+from solocron.web import session as session_module
 from solocron.web.guard import address
 
 
@@ -227,7 +227,7 @@ async def test_a_body_without_end_is_answered_in_time(
 async def test_a_client_has_so_many_subscriptions(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ws_module, "_MAX_SUBSCRIPTIONS", 3)
+    monkeypatch.setattr(session_module, "_MAX_SUBSCRIPTIONS", 3)
     for store_id in ("2", "3", "4"):
         assert (await api.call("PUT", f"/api/v1/stores/{store_id}", STORE, auth=token()))[0] == 201
     async with connected(api.port, token()) as ws:

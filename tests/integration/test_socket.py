@@ -18,6 +18,7 @@ from clients import connected, subscribe
 from raw import CLOSE, PING, PONG, TEXT, RawClient
 from solocron.clock import SystemClock
 from solocron.web import connections as connections_module
+from solocron.web import session as session_module
 from solocron.web import socket as ws_module
 
 BEARER = f"Authorization: Bearer {token()}"
@@ -86,7 +87,7 @@ async def test_a_client_that_reads_slowly_gets_whole_frames_then_4408(api: Api) 
 async def test_a_client_that_never_reads_is_dropped(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ws_module, "_CLOSE_WITHIN_S", 0.3)
+    monkeypatch.setattr(session_module, "CLOSE_WITHIN_S", 0.3)
     client = await overwhelmed(api)
     await nobody_left(api)
     assert CLOSE not in [each.opcode for each in await client.rest()]
@@ -96,7 +97,7 @@ async def test_a_client_that_never_reads_is_dropped(
 async def test_a_client_that_closes_and_never_reads_is_dropped(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ws_module, "_CLOSE_WITHIN_S", 0.3)
+    monkeypatch.setattr(session_module, "CLOSE_WITHIN_S", 0.3)
     client = await subscribed(api)
     burst(api, 1, 35, 100_000)
     await asyncio.sleep(0)
@@ -205,7 +206,7 @@ async def test_a_request_that_is_no_handshake_is_a_bad_request(api: Api, missing
 async def test_who_says_nothing_is_closed_in_time(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ws_module, "_AUTHENTICATE_WITHIN_S", 0.1)
+    monkeypatch.setattr(session_module, "_AUTHENTICATE_WITHIN_S", 0.1)
     async with connected(api.port) as ws:
         assert await closed(ws) == (4401, "no token within 0.1 s")
     await nobody_left(api)

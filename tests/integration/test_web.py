@@ -24,7 +24,7 @@ from solocron.clock import SystemClock
 from solocron.errors import ConfigError
 from solocron.service import Solocron
 from solocron.settings import load
-from solocron.web import socket as ws_module
+from solocron.web import session as session_module
 from solocron.web.auth import Forbidden
 from solocron.web.guard import check_host
 
@@ -310,7 +310,7 @@ async def test_bad_frames_without_end_close_the_connection(api: Api) -> None:
 
 async def test_an_oversized_frame_closes_with_1009(api: Api) -> None:
     async with connected(api.port, token()) as ws:
-        await ws.send_str("x" * (ws_module.MAX_FRAME + 1))
+        await ws.send_str("x" * (session_module.MAX_FRAME + 1))
         assert (await closed(ws))[0] == 1009
 
 

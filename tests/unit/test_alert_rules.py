@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -141,7 +142,7 @@ def test_what_another_worker_ended_is_over_and_what_it_ended_is_known() -> None:
     assert rules.forget(("job-failed", "one")) == []
     rules.note(Entry("one", 7, "ran"))
     assert rules.is_over(raised.alert) == 7
-    assert rules.is_over(Alert("job-failed", "one", 8, "", "critical")) is None
+    assert rules.is_over(Alert("job-failed", "one", 8, "", "critical", 8)) is None
 
 
 OBSERVED = st.dictionaries(
@@ -264,16 +265,32 @@ def test_of_many_silent_workers_three_are_named() -> None:
 
 
 def test_a_message_has_no_line_of_a_values_own_and_names_problem_and_end_alike() -> None:
-    alert = Alert("job-failed", "one", 0, "it failed:\r\nBcc: x", "critical")
+    alert = Alert("job-failed", "one", 86_400_000, "vm:7: it failed:\r\nBcc: x", "critical", 0)
     messages = {
-        what: message_of(Change(what, alert, alert.text), "staging", 1000, "h")
+        what: message_of(Change(what, alert, alert.text), "staging", 1000, "h:1:a")
         for what in ("raised", "resolved")
     }
     assert [each.subject for each in messages.values()] == [
         "ALARM: job-failed one (staging)", "RESOLVED: job-failed one (staging)",
     ]  # fmt: skip
-    assert messages["raised"].body.splitlines()[0] == "It failed:  Bcc: x"
+    lines = messages["raised"].body.splitlines()
+    assert lines == [
+        "vm:7: it failed:  Bcc: x", "",
+        "Since 1970-01-01 00:00:00 UTC, critical. Told by h:1:a at 00:00:01.", "",
+        "(alarm job-failed one 0)",
+    ]  # fmt: skip
+    over = messages["resolved"].body.splitlines()
+    assert over[:-1] == lines[:-1] and over[-1] == lines[-1].replace("alarm", "resolved")
     assert messages["raised"].id != messages["resolved"].id
+
+
+def test_a_message_says_how_bad_it_is() -> None:
+    def kind(what: Literal["raised", "resolved"], severity: str) -> str:
+        return message_of(Change(what, Alert("a", "", 0, "t", severity, 0), "t"), "", 0, "w").kind
+
+    assert kind("raised", "critical") == "failure"
+    assert kind("raised", "warning") == "warning"
+    assert kind("resolved", "critical") == kind("resolved", "warning") == "success"
 
 
 def test_every_rule_has_its_words() -> None:

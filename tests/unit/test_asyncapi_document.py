@@ -18,7 +18,7 @@ from solocron.errors import InvalidInput
 from solocron.notifications.event import check_own_event
 from solocron.storage.feed import EVERY
 from solocron.stores.told import DATA
-from solocron.web import connections, frames, socket
+from solocron.web import connections, frames, session
 from solocron.web.asyncapi import document
 
 OFFICIAL = Path(__file__).parents[1] / "data" / "asyncapi-3.0.0.json"
@@ -83,9 +83,9 @@ def test_every_type_of_notification_and_every_close_code_is_in_it() -> None:
     }
     assert types == {*DATA}
     channel = DOCUMENT["channels"]["notifications"]
-    codes = {connections.GOING_AWAY, socket.POLICY, 1009, socket.INTERNAL,
-             connections.UNAUTHENTICATED, socket.FORBIDDEN, socket.SLOW,
-             socket.TOO_MANY}  # fmt: skip
+    codes = {connections.GOING_AWAY, session.POLICY, 1009, session.INTERNAL,
+             connections.UNAUTHENTICATED, session.FORBIDDEN, session.SLOW,
+             session.TOO_MANY}  # fmt: skip
     assert {*channel["x-close-codes"]} == {str(each) for each in codes}
     for code in channel["x-close-codes"]:
         assert f"- {code}: " in channel["description"]

@@ -163,6 +163,6 @@ class Rules:
         return self.forget(id_) if alert is not None and alert.since_ms < tick else []
 
     def _raise(self, id_: AlertId, since_ms: int, text: str) -> Change:
-        alert = Alert(*id_, since_ms, text[:MAX_TEXT], KINDS[id_[0]].severity)
+        alert = Alert(*id_, since_ms, text[:MAX_TEXT], KINDS[id_[0]].severity, since_ms)
         self.raised[id_] = alert
         return Change("raised", alert, alert.text)

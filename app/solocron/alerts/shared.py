@@ -114,7 +114,9 @@ class SharedAlerts:
     async def take(self, alert: Alert, hold_ms: int, home: Home) -> bool:
         """Add the alert, held for `hold_ms`; False, and it is held on, if another worker added it
         that could not, or this one cannot, reach the database."""
-        value = json.dumps({"text": alert.text, "severity": alert.severity})
+        value = json.dumps(
+            {"text": alert.text, "severity": alert.severity, "began": alert.began_ms}
+        )
         reply = await self._call(
             _TAKE, _KEEP_MS, _field(alert.id), hold_ms, home, alert.since_ms, value
         )
@@ -162,7 +164,7 @@ def _read(field: str, value: str) -> tuple[Alert, bool, str] | None:
         over, _, home, since, text = value.split("|", 4)
         told = json.loads(text)
         alert = Alert(*(id_ or ("", "")), int(since), str(told["text"])[:MAX_TEXT],
-                      str(told["severity"])[:16])  # fmt: skip
+                      str(told["severity"])[:16], int(told.get("began", since)))  # fmt: skip
     except (ValueError, TypeError, KeyError, RecursionError):
         id_ = None
     if id_ is None:

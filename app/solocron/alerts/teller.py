@@ -11,7 +11,6 @@ import asyncio
 import logging
 import random
 import re
-import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from solocron.alerts.rules import Change
 from solocron.errors import ConfigError
 from solocron.notifications.channels import Policy
 from solocron.notifications.senders import Channel, SendFailed, channels_of
-from solocron.notifications.templates import MAX_BODY, MAX_SUBJECT, Message
+from solocron.notifications.templates import MAX_BODY, MAX_SUBJECT, Message, MessageKind
 
 log = logging.getLogger("solocron.alerts")
 
@@ -43,24 +42,30 @@ def alert_channels(urls: Sequence[str]) -> list[Channel]:
     return channels
 
 
-def message_of(change: Change, environment: str, at_ms: float, host: str) -> Message:
-    """What is sent of a change at `at_ms` (UTC epoch ms): a subject that is the same for a problem
-    and its end but for one word, and a few lines."""
+def message_of(change: Change, environment: str, at_ms: float, worker: str) -> Message:
+    """What `worker` sends of a change at `at_ms` (UTC epoch ms): a subject and a last line that are
+    the same for a problem and its end but for one word, and a few lines."""
     alert, moment = change.alert, datetime.fromtimestamp(at_ms / 1000, UTC)
-    since = datetime.fromtimestamp(alert.since_ms / 1000, UTC)
+    since = datetime.fromtimestamp(alert.began_ms / 1000, UTC)
     about = " ".join(filter(None, (alert.name, alert.job, environment and f"({environment})")))
     word = "ALARM" if change.what == "raised" else "RESOLVED"
     lines = [
-        _plain(f"{change.text[:1].upper()}{change.text[1:]}"), "",
-        f"Since {since:%Y-%m-%d %H:%M:%S} UTC, {alert.severity}. Told by {host} at "
+        _plain(change.text), "",
+        f"Since {since:%Y-%m-%d %H:%M:%S} UTC, {alert.severity}. Told by {worker} at "
         f"{moment:%H:%M:%S}.", "",
-        f"({word.lower()} {alert.name} {alert.job or '-'} {alert.since_ms})",
+        f"({word.lower()} {alert.name} {alert.job or '-'} {alert.began_ms})",
     ]  # fmt: skip
-    place = re.sub(r"[^A-Za-z0-9.-]", "-", f"{alert.name}.{alert.job}.{alert.since_ms}.{at_ms:.0f}")
+    place = re.sub(r"[^A-Za-z0-9.-]", "-", f"{alert.name}.{alert.job}.{alert.began_ms}.{at_ms:.0f}")
     return Message(
         id=f"<{word.lower()}.{place}@solocron>", subject=_plain(f"{word}: {about}")[:MAX_SUBJECT],
-        body="\n".join(lines)[:MAX_BODY], sent_at=moment,
+        body="\n".join(lines)[:MAX_BODY], sent_at=moment, kind=_kind(change),
     )  # fmt: skip
+
+
+def _kind(change: Change) -> MessageKind:
+    if change.what == "resolved":
+        return "success"
+    return "failure" if change.alert.severity == "critical" else "warning"
 
 
 def _plain(text: str) -> str:
@@ -68,11 +73,13 @@ def _plain(text: str) -> str:
 
 
 class Teller:
-    """Sends to `channels`. Run `run()` as a task; without channels it ends at once."""
+    """Sends to `channels` what `worker` tells. Run `run()` as a task; without channels it ends at
+    once."""
 
     def __init__(
-        self, channels: Sequence[Channel], *, environment: str = "", policy: Policy = PATIENCE
-    ) -> None:
+        self, channels: Sequence[Channel], *, worker: str, environment: str = "",
+        policy: Policy = PATIENCE,
+    ) -> None:  # fmt: skip
         self._threads = {
             each.id: ThreadPoolExecutor(1, f"solocron-alerts-{each.id}") for each in channels
         }
@@ -84,11 +91,11 @@ class Teller:
         }
         self._environment = environment
         self._policy = policy
-        self._host = socket.gethostname()[:100]
+        self._worker = worker
 
     def tell(self, change: Change, at_ms: float) -> None:
         """Have it sent, after what waits already; of too much that waits the oldest is left out."""
-        message = message_of(change, self._environment, at_ms, self._host)
+        message = message_of(change, self._environment, at_ms, self._worker)
         for channel, line in self._lines.items():
             if not line.put(message):
                 log.error("Too many alerts wait for channel %s: one is left out", channel)

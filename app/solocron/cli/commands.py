@@ -15,11 +15,14 @@ from solocron.cli.console import (
     print_rows,
     run_to_end,
     service,
+    shown_result,
+    who,
 )
+from solocron.cron.values import progress_text, read_pairs
 from solocron.errors import ConfigError
 from solocron.locks.keys import check_key
 from solocron.version import __version__
-from solocron.web.scopes import SCOPES
+from solocron.web.scopes import SCOPES, STORE_SCOPES
 
 if TYPE_CHECKING:
     from solocron.cron.outcome import Outcome
@@ -96,18 +99,29 @@ def jobs(as_json: JsonOption = False) -> None:
             "schedule": job.calendar.expression,
             "zone": job.calendar.zone,
             "next_tick": moment(job.calendar.next_after(now)),
+            "delay_s": job.delay_ms / 1000,
             "ttl_s": job.ttl_ms // 1000,
+            "overlap": job.overlap,
+            "catch_up": job.catch_up,
+            "params": dict(job.params),
             "lock_key": job.lock_key,
         }
         for job in cron.jobs.values()
     ]
     headings = {"job": "job", "schedule": "schedule", "zone": "zone", "next_tick": "next tick",
-                "ttl_s": "TTL s", "lock_key": "lock key"}  # fmt: skip
+                "delay_s": "delay s", "ttl_s": "TTL s", "overlap": "overlap",
+                "catch_up": "catch-up", "lock_key": "lock key"}  # fmt: skip
     print_rows(rows, headings, as_json)
 
 
 @app.command()
-def run(job: Annotated[str, typer.Argument(help="The job's name, as `jobs` lists it.")]) -> None:
+def run(
+    job: Annotated[str, typer.Argument(help="The job's name, as `jobs` lists it.")],
+    param: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value, of the job's parameters: a JSON value, or text."),
+    ] = None,
+) -> None:
     """Run a job now, once, unless a server is running it. Exit code 0 only if it succeeded.
 
     Ctrl-C cancels the run. Its lock is freed at once.
@@ -115,16 +129,18 @@ def run(job: Annotated[str, typer.Argument(help="The job's name, as `jobs` lists
     cron = service(working=True)
 
     async def work() -> Outcome:
+        found = cron.jobs.named(job)
+        params = read_pairs(job, found.params, param or ())
         try:
             async with cron.parts.locks:
-                return await cron.run_job(job)
+                return await cron.run_job(job, params, by=who())
         finally:
             await cron.parts.close()
 
     outcome = run_to_end(work())
-    counts = ", ".join(f"{name} {count}" for name, count in outcome.counts.items())
     if outcome.state == "succeeded":
-        print(f"{job}: succeeded in {outcome.duration_ms} ms" + (f": {counts}" if counts else ""))
+        told = shown_result(outcome.result)
+        print(f"{job}: succeeded in {outcome.duration_ms} ms" + (f": {told}" if told else ""))
         return
     reason = outcome.reason or ""
     reason = _SKIPPED.get(reason, reason) if outcome.state == "skipped" else reason
@@ -156,12 +172,18 @@ def status(as_json: JsonOption = False) -> None:
         print(f"redis: {state['redis']}   database: {state['database']}")
         ticks = ("next_tick", "last_tick")
         rows = [
-            {**each, **{k: moment(each[k]) for k in ticks}, "paused": _paused(each)}
+            {
+                **each,
+                **{k: moment(each[k]) for k in ticks},
+                "paused": _paused(each),
+                "progress": progress_text(each["progress"]),
+            }
             for each in state["jobs"]
         ]
         headings = {"job": "job", "next_tick": "next tick", "owner": "lock held by",
                     "paused": "paused", "last_tick": "last tick", "state": "state",
-                    "attempt": "attempt", "duration_ms": "ms", "error": "error"}  # fmt: skip
+                    "progress": "progress", "attempt": "attempt", "duration_ms": "ms",
+                    "error": "error"}  # fmt: skip
         print_rows(rows, headings, False)
         if state["deliveries"]:
             headings = {each: each for each in ("channel", "pending", "sent", "dead", "skipped")}
@@ -213,7 +235,13 @@ def unlock(
 
 @app.command()
 def token(
-    stores: Annotated[str, typer.Option(help="Store ids, comma-separated, or * for all.")] = "",
+    stores: Annotated[
+        str | None,
+        typer.Option(
+            help="Store ids, comma-separated, or * for all; without "
+            f"{' and '.join(STORE_SCOPES)} none are needed."
+        ),
+    ] = None,
     scope: Annotated[
         str, typer.Option(help=f"Space-separated, of: {' '.join(SCOPES)}.")
     ] = "notifications:read",
@@ -224,21 +252,28 @@ def token(
 
     Clients send it as `Authorization: Bearer <token>`; it cannot be taken back before it expires.
     """
+    cron = service()
+    scopes = scope.split()
+    if not scopes:
+        raise ConfigError(f"--scope is empty: give one or more of {', '.join(SCOPES)}")
+    needs_stores = any(each in STORE_SCOPES for each in scopes)
+    named = [] if stores is None and not needs_stores else _stores_named(stores or "")
+    text = cron.parts.authenticator.issue(
+        subject=subject, stores=None if named == ["*"] else named, scopes=scopes,
+        lifetime_s=int(days * 86_400),
+    )  # fmt: skip
+    print(text)
+
+
+def _stores_named(stores: str) -> list[str]:
     from solocron.stores.model import is_store_id
 
-    cron = service()
     named = [each.strip() for each in stores.split(",") if each.strip()]
     bad = [each for each in named if not is_store_id(each)]
     if not named or (bad and named != ["*"]):
         about = f"has {bad[0][:100]!r}" if bad else "is empty"
         raise ConfigError(f"--stores {about}: give store ids, comma-separated, or '*' for all")
-    if not scope.split():
-        raise ConfigError(f"--scope is empty: give one or more of {', '.join(SCOPES)}")
-    text = cron.parts.authenticator.issue(
-        subject=subject, stores=None if named == ["*"] else named, scopes=scope.split(),
-        lifetime_s=int(days * 86_400),
-    )  # fmt: skip
-    print(text)
+    return named
 
 
 @app.command()

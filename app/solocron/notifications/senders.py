@@ -160,7 +160,10 @@ def _notify(apprise: ModuleType, plugin: Any, message: Message) -> bool:
     service.add(plugin)
     return bool(
         service.notify(
-            title=message.subject, body=message.body, body_format=apprise.NotifyFormat.TEXT
+            title=message.subject,
+            body=message.body,
+            notify_type=message.kind,
+            body_format=apprise.NotifyFormat.TEXT,
         )
     )
 

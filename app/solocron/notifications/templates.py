@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 from jinja2 import StrictUndefined
@@ -42,15 +43,19 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
 }
 
 
+MessageKind = Literal["info", "success", "warning", "failure"]
+
+
 @dataclass(frozen=True)
 class Message:
     """A delivery as text. `id` is the same each time it is sent; `sent_at` is the time of the
-    notification in the store's zone."""
+    notification in the store's zone; by `kind` a chat shows it in another colour."""
 
     id: str
     subject: str
     body: str
     sent_at: datetime
+    kind: MessageKind = "info"
 
 
 class Templates:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, Update, and_, case, delete, or_, select, update
+from sqlalchemy import ColumnElement, Row, Update, and_, case, delete, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -28,8 +29,9 @@ AlertId = tuple[str, str]
 class Alert:
     """Something an operator should know: `name` says what, `job` of which job ('': of none).
 
-    `since_ms`: since when (UTC epoch ms), of what a run did its tick; `severity` is `critical` or
-    `warning`; `text` is a sentence for people.
+    `began_ms`: since when (UTC epoch ms), of what a run did its tick; `since_ms`: the same, by the
+    last worker, or run, that found it so. `severity` is `critical` or `warning`; `text` is a
+    sentence for people.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Alert:
     since_ms: int
     text: str
     severity: str
+    began_ms: int
 
     @property
     def id(self) -> AlertId:
@@ -52,11 +55,11 @@ class AlertTable:
 
     async def take(self, alert: Alert, hold_ms: int) -> bool:
         """Add the alert, held for `hold_ms`; False if it is there already: then it is held on, and
-        dates from the later of the two."""
+        dates from the later of the two, though it began as it did."""
         insert = postgres_insert if self._database.dialect == "postgresql" else sqlite_insert
         fresh = insert(alerts).values(
             alert=alert.name, job=alert.job, severity=alert.severity, text=alert.text[:MAX_TEXT],
-            since=alert.since_ms, held_until=database_now() + hold_ms,
+            since=alert.since_ms, held_until=database_now() + hold_ms, began=alert.began_ms,
         ).on_conflict_do_nothing()  # fmt: skip
         async with self._database.begin(_WITHIN_S) as connection:
             if (await connection.execute(fresh)).rowcount == 1:
@@ -90,10 +93,12 @@ class AlertTable:
         over = (alerts.c.held_until <= database_now()).label("over")
         query = select(alerts, over).order_by(alerts.c.since).limit(MAX_ALERTS)
         async with self._database.connect(_WITHIN_S) as connection:
-            return [
-                (Alert(row.alert, row.job, row.since, row.text, row.severity), bool(row.over))
-                for row in await connection.execute(query)
-            ]
+            return [(_alert(row), bool(row.over)) for row in await connection.execute(query)]
+
+
+def _alert(row: Row[Any]) -> Alert:
+    began = row.since if row.began is None else row.began
+    return Alert(row.alert, row.job, row.since, row.text, row.severity, began)
 
 
 def _any_of(ids: Iterable[AlertId]) -> ColumnElement[bool]:

@@ -138,7 +138,8 @@ deliveries = Table(
     ),
 )
 
-# What is raised now. `held_until`: nobody needs to say any more that it goes on.
+# What is raised now. `began`: since when, as it was told; `held_until`: nobody needs to say any
+# more that it goes on.
 alerts = Table(
     "alerts",
     metadata,
@@ -148,4 +149,5 @@ alerts = Table(
     Column("text", Text, nullable=False),
     Column("since", BigInteger, nullable=False),
     Column("held_until", BigInteger, nullable=False),
+    Column("began", BigInteger),  # not told by a server of the release before
 )

@@ -29,7 +29,7 @@ from solocron.storage.feed import EVERY
 from solocron.storage.outbox import Notification
 from solocron.stores.model import ID_PATTERN
 from solocron.stores.told import DATA, AskedFor, HoursBegan, HoursEnded
-from solocron.web import frames, socket
+from solocron.web import frames, session
 from solocron.web.auth import MAX_TOKEN
 from solocron.web.connections import GOING_AWAY, UNAUTHENTICATED
 
@@ -42,14 +42,14 @@ _TOO_BIG = 1009  # the WebSocket library closes with it
 _CLOSE_CODES = {
     GOING_AWAY: "The server goes away: reconnect after the `reconnect-after-ms=NNN` of the reason, "
     "or at once where there is none, and resume.",
-    socket.POLICY: "Too many frames could not be used.",
-    _TOO_BIG: f"A frame is over {socket.MAX_FRAME} bytes.",
-    socket.INTERNAL: "The server failed: reconnect later, and resume.",
+    session.POLICY: "Too many frames could not be used.",
+    _TOO_BIG: f"A frame is over {session.MAX_FRAME} bytes.",
+    session.INTERNAL: "The server failed: reconnect later, and resume.",
     UNAUTHENTICATED: "There is no token, or it is refused or has expired: reconnect with "
     "another one, and resume.",
-    socket.FORBIDDEN: "The token is without the scope notifications:read.",
-    socket.SLOW: f"Over {MAX_PENDING_BYTES} bytes wait for this client: reconnect, and resume.",
-    socket.TOO_MANY: "The server, the token or the address has too many connections: reconnect "
+    session.FORBIDDEN: "The token is without the scope notifications:read.",
+    session.SLOW: f"Over {MAX_PENDING_BYTES} bytes wait for this client: reconnect, and resume.",
+    session.TOO_MANY: "The server, the token or the address has too many connections: reconnect "
     "later.",
 }
 _SECURITY = {
@@ -72,7 +72,7 @@ Subscribe to stores by id, each with the seq last seen, or null for only new not
 is new, each once and in order of each store. Reconnect with the last seqs seen, to any server:
 nothing is lost or doubled. Ignore types and attributes you do not know.
 
-A frame is a text frame of at most {socket.MAX_FRAME} bytes. The server pings; a client that cannot
+A frame is a text frame of at most {session.MAX_FRAME} bytes. The server pings; a client that cannot
 see that can send `ping`.
 
 Close codes:
@@ -115,13 +115,13 @@ def _channel(names: Iterable[str]) -> dict[str, Any]:
     headers = {
         "type": "object",
         "properties": {
-            "Sec-WebSocket-Protocol": {"type": "string", "const": socket.PROTOCOL},
+            "Sec-WebSocket-Protocol": {"type": "string", "const": session.PROTOCOL},
             "Authorization": {"type": "string", "pattern": "^[Bb]earer "},
         },
     }
     return {
         "address": "/ws",
-        "title": f"Notifications, subprotocol {socket.PROTOCOL}",
+        "title": f"Notifications, subprotocol {session.PROTOCOL}",
         "description": _ABOUT + codes,
         "messages": {each: {"$ref": f"#/components/messages/{each}"} for each in names},
         "bindings": {"ws": {"method": "GET", "headers": headers, "bindingVersion": "0.1.0"}},

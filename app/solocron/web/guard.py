@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+from collections.abc import Mapping
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -14,13 +16,36 @@ READERS = ("jobs:run", "metrics:read")
 _PORTS = {"http": 80, "https": 443}
 
 
-def bearer(request: web.Request) -> str | None:
+class Peer(Protocol):
+    """The other end, which a transport knows by `peername`."""
+
+    def get_extra_info(self, name: str, /) -> Any:
+        """What is known of the connection by that name, or None."""
+
+
+class Request(Protocol):
+    """What is looked at of a request: of aiohttp's, or of an ASGI server's."""
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def transport(self) -> Peer | None: ...
+
+
+def bearer(request: Request) -> str | None:
     """The token of the Authorization header, if there is one."""
     kind, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if kind.lower() == "bearer" and token else None
 
 
-def basic_password(request: web.Request) -> str | None:
+def basic_password(request: Request) -> str | None:
     """The password of HTTP basic authentication: what a browser can be asked for."""
     kind, _, pair = request.headers.get("Authorization", "").partition(" ")
     if kind.lower() != "basic":
@@ -31,7 +56,7 @@ def basic_password(request: web.Request) -> str | None:
         return None
 
 
-def own_page_token(request: web.Request) -> str | None:
+def own_page_token(request: Request) -> str | None:
     """The token of the Authorization header: the bearer's, or the password of basic authentication.
 
     A browser sends that password along whichever page asks. So with it only a page of this very
@@ -55,7 +80,7 @@ def require_reader(principal: Principal) -> None:
         raise Forbidden(f"this needs a token with scope {' or '.join(map(repr, READERS))}")
 
 
-def check_origin(request: web.Request, allowed: frozenset[str]) -> None:
+def check_origin(request: Request, allowed: frozenset[str]) -> None:
     """A browser's page may come from this host or an allowed origin. Raises Forbidden.
 
     Whether this host is reached by http or https is not known behind a proxy: either will do, and a
@@ -98,7 +123,7 @@ def _origin(text: str) -> tuple[str, str, int] | None:
     return parts.scheme, host, port or _PORTS[parts.scheme]
 
 
-def check_host(request: web.Request) -> None:
+def check_host(request: Request) -> None:
     """Where everybody is let in, the peer must be on this machine, whatever address the host
     application listens on, and so must the Host: a page elsewhere whose name was made to point
     here (DNS rebinding) is refused. Raises Forbidden."""
@@ -120,14 +145,17 @@ def quoted(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def address(request: web.Request) -> str:
+def address(request: Request) -> str:
     """Whom connections are counted for: the peer's IPv4 address, or the /64 network of its IPv6
     address, which is one customer's; '' for a Unix socket. A proxy's, where there is one: what
     X-Forwarded-For says, anybody can write."""
     peer = request.transport.get_extra_info("peername") if request.transport else None
     if not isinstance(peer, tuple):
         return ""
-    found = ipaddress.ip_address(peer[0])
+    try:
+        found = ipaddress.ip_address(peer[0])
+    except ValueError:  # a name that an ASGI server gives
+        return str(peer[0])[:100]
     if isinstance(found, ipaddress.IPv4Address):
         return str(found)
     if found.ipv4_mapped is not None:

@@ -3,3 +3,4 @@
 from __future__ import annotations
 
 SCOPES = ("notifications:read", "stores:write", "jobs:run", "metrics:read", "admin")
+STORE_SCOPES = SCOPES[:2]  # of no use to a token without stores

@@ -104,6 +104,7 @@ def routes(
         web.get("/readyz", readyz),
         web.get("/metrics", guarded(metrics.page)),
         web.get("/dashboard", guarded(dashboard.page)),
+        web.post("/dashboard/token", guarded(dashboard.token)),
         web.get("/api/openapi.json", described(openapi.document())),
         web.get("/api/v1/jobs/{job}/ticks/{tick}", guarded(ticks.get)),
         *((web.route(method, path, guarded(each))) for method, path, each in operations.handlers()),
