@@ -62,6 +62,9 @@ class Expired(NamedTuple):
     origin: str
 
 
+State = tuple[str, int]  # of a run, and its attempt
+
+
 class Ledger(Protocol):
     """Every method may raise StorageUnavailable. Times in ms, leases by the ledger's own clock."""
 
@@ -76,14 +79,14 @@ class Ledger(Protocol):
     async def begin(
         self, job: str, tick: int, *, owner: str, now_ms: int, lease_ms: int, max_attempts: int,
         origin: str = "schedule", fallback: bool = False, params: str | None = None,
-        asked_by: str = "", fresh: bool = False, again: bool = False,
+        asked_by: str = "", fresh: bool = False, again: int = 0,
     ) -> Verdict:  # fmt: skip
         """Ask for a tick: one server gets `run`. A run whose lease ended is taken over with
         attempt + 1; when that was the last of `max_attempts` and its owner went silent, the run is
         closed as failed. `fallback`: without Redis.
 
         `params` (JSON) and `asked_by` are kept with a run by hand. `fresh`: only a run that nobody
-        began will do. `again`: a failed run is opened anew, with attempt + 1."""
+        began will do. `again`: a run that failed with this attempt is opened anew, as the next."""
 
     async def retry(self, key: RunKey, *, owner: str, lease_ms: int, fallback: bool) -> bool:
         """Open the next attempt of a failed one; False when another server already did."""
@@ -127,9 +130,9 @@ class Ledger(Protocol):
     async def clock_ms(self) -> int:
         """The ledger's own time, UTC epoch ms."""
 
-    async def states(self, job: str, since_ms: int, until_ms: int) -> dict[int, str]:
-        """The state of each run of the job with a tick in [since_ms, until_ms], whatever began it;
-        at most 100,000, oldest first."""
+    async def states(self, job: str, since_ms: int, until_ms: int) -> dict[int, State]:
+        """The state and attempt of each run of the job with a tick in [since_ms, until_ms],
+        whatever began it; at most 100,000, oldest first."""
 
     async def history(
         self, job: str, limit: int = 50, *, tick: int | None = None

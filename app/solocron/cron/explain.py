@@ -187,8 +187,10 @@ def _by_ledger(facts: Facts, run: Mapping[str, Any]) -> tuple[State, Words]:
         return "silent", (
             f"it was begun by {owner} ({attempt}) at {moment(run['started_at'])}, which has gone "
             f"silent{seen}; its lease {when}",
-            "nothing, if another server is up: it takes the tick over within lease and sweep; see "
-            "below which are",
+            "ask for the backfill again: solocron backfill {job}"
+            if run["origin"] == "backfill"
+            else "nothing, if another server is up: it takes the tick over within lease and sweep; "
+            "see below which are",
         )
     for_ms = facts.now_ms - run["started_at"]
     far = f"; {text}" if (text := progress_text(value_of(run["progress"]))) else ""
