@@ -50,7 +50,7 @@ class ByHand:
         asked = Asked(merged(found.name, found.params, params or {}), by)
         tick = own_tick(self.parts.clock.now_ms())
         outcome = await self.parts.runner.run_tick(found, tick, origin="manual", asked=asked)
-        await self.parts.relay.flush()
+        await self.parts.flush()
         return outcome
 
     async def backfill(

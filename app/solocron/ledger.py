@@ -8,7 +8,7 @@ it chooses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -43,6 +43,15 @@ class RunKey:
 
     def __str__(self) -> str:
         return f"{self.job} tick {self.tick}"
+
+
+class Span(NamedTuple):
+    """How scheduled runs went whose ticks lie in one span of time from `since` on: how many are in
+    which state, and how late, in ms, the latest of them began."""
+
+    since: int
+    states: Mapping[str, int]
+    late_ms: int
 
 
 class Expired(NamedTuple):
@@ -130,3 +139,23 @@ class Ledger(Protocol):
     ) -> list[dict[str, Any]]:
         """A job's newest runs, or that of `tick`, newest first, `limit` and 1,000 at most. The
         fields are the columns of the table `job_runs`."""
+
+
+class PastRuns(Protocol):
+    """The runs of the past, as operators read them: rows as of `Ledger.history`, times in UTC epoch
+    ms. Every method may raise StorageUnavailable."""
+
+    @property
+    def kept_in(self) -> KeptIn:
+        """What is away when it gives no answer."""
+
+    async def newest(self, jobs: Iterable[str], limit: int) -> dict[str, list[dict[str, Any]]]:
+        """The newest runs of each job, newest first, at most `limit` of each."""
+
+    async def page(self, job: str, limit: int, before: int | None = None) -> list[dict[str, Any]]:
+        """At most `limit` runs of a job, newest first: those of ticks `before` this one."""
+
+    async def spans(
+        self, jobs: Sequence[str], since: int, until: int, span_ms: int
+    ) -> dict[str, list[Span]]:
+        """How each job's runs went in each span of [since, until); spans without a run, too."""

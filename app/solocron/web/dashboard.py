@@ -91,6 +91,7 @@ class Dashboard:
         hours = summary["hours"]
         return {
             "now": now, "missing": missing, "jobs": jobs["jobs"],
+            "has_database": self._fleet.has_database,
             "timelines": {job["job"]: charts.timeline(job["runs"] or (), _RUNS)
                           for job in jobs["jobs"]},
             "workers": workers["workers"], "locks": locks["locks"],
