@@ -173,6 +173,7 @@ class Operations:
         key = _lock_key(request.match_info["key"])
         if not await self._locks.unlock(key):
             raise UnknownLock(f"lock {key!r}: nobody holds it")
+        self._fleet.unlocked()
         self._say(principal, "deleted lock", key)
         return web.Response(status=204)
 
