@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test model demo chaos delivery bench-push bench-locks bench-ticks peers-locks peers-ticks peers-node setup clean
+.PHONY: test model demo chaos delivery bench-push bench-locks bench-ticks bench-stores peers-locks peers-ticks peers-node setup clean
 
 setup: .venv/ready ## an environment with the pinned dependencies
 
@@ -50,6 +50,9 @@ bench-locks: setup ## locks per second beside other libraries; ARGS=--quick, --h
 bench-ticks: setup ## lateness and cost of jobs beside other libraries; ARGS=--quick, --help
 	@$(MAKE) --no-print-directory peers-ticks || echo "not all peers are installed"
 	@PYTHONPATH=app:tests PYTHONWARNINGS=ignore $(BIN)/python -m benchmarks.ticks $(ARGS)
+
+bench-stores: setup ## a run on a million stores beside two plain statements; ARGS=--quick, --help
+	@PYTHONPATH=app:tests PYTHONWARNINGS=ignore $(BIN)/python -m benchmarks.stores $(ARGS)
 
 peers-locks: .venv-peers/locks/ready ## the libraries that bench-locks compares with
 peers-ticks: .venv-peers/ticks/ready ## those that bench-ticks compares with

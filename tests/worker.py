@@ -3,8 +3,8 @@
 Its settings come from the environment. Its only argument is a JSON object: `clock` (arguments of
 ScaledClock), and `job`, if it is to host the test job: schedule, overlap, attempts, ttl_ms,
 body_ms, block_s (its first run blocks the event loop for so long), error (every run fails with
-it), name (written with each effect). A line `{"step_ms": n}` on stdin sets its wall clock n ms off
-what it would be.
+it), name (written with each effect), witness (a list in Redis that each run's tick is put into). A
+line `{"step_ms": n}` on stdin sets its wall clock n ms off what it would be.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from typing import Any
 
+from redis.asyncio import Redis
 from sqlalchemy import text
 
 from solocron.clock import ScaledClock
@@ -84,6 +85,9 @@ def effect_job(cron: Solocron, options: dict[str, Any]) -> Job:
             except LeaseLost:
                 say(event="awake", leased=False)
             await asyncio.shield(asyncio.create_task(write_late(cron, run)))
+        if "witness" in options:
+            async with Redis.from_url(cron.settings.redis) as redis:
+                await redis.rpush(options["witness"], f"{run.tick} {options['name']}")
         if "error" in options:
             raise ValueError(options["error"])
         await asyncio.sleep(options.get("body_ms", 5) / 1000)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 from aiohttp import web
-from sqlalchemy.ext.asyncio import AsyncConnection
 from typing_extensions import Unpack
 
+from solocron.by_hand import ByHand
 from solocron.clock import Clock, SystemClock
 from solocron.cron.board import State
 from solocron.cron.inquiry import Inquiry, Limits
 from solocron.cron.job import Job
-from solocron.cron.outcome import Outcome
 from solocron.cron.registry import AnyBody, JobOptions, Registry
 from solocron.cron.scheduler import Scheduler
-from solocron.errors import ConfigError, StorageUnavailable, UnknownJob
+from solocron.errors import ConfigError, StorageUnavailable
 from solocron.settings import Settings, load
 from solocron.watchdog import Watchdog
 from solocron.web.asgi import AsgiSockets
@@ -36,7 +35,7 @@ log = logging.getLogger("solocron")
 _MIGRATE_RETRY_S = 2.0
 
 
-class Solocron:
+class Solocron(ByHand):
     """Cron jobs that run once, their stores and notifications, on the running event loop.
 
     `async with cron:` runs the jobs; `cron.attach(app)` runs them with an aiohttp application and
@@ -52,7 +51,10 @@ class Solocron:
         own, or wherever a repository of one's own has them."""
         self.settings = settings
         self.parts = build(settings, clock or SystemClock(), stores)
-        self._jobs = Registry(zone=settings.timezone, policies=policies(settings))
+        self._jobs = Registry(
+            zone=settings.timezone, policies=policies(settings),
+            kept_ms=int(max(settings.history, settings.catch_up) * 1000),
+        )  # fmt: skip
         self._scheduler: Scheduler | None = None
         self._watchdog = Watchdog()
         self.inquiry = self._inquiry()
@@ -76,7 +78,7 @@ class Solocron:
     # -- jobs ------------------------------------------------------------------------------
 
     @property
-    def jobs(self) -> Mapping[str, Job]:
+    def jobs(self) -> Registry:
         """The jobs by name."""
         return self._jobs
 
@@ -100,31 +102,6 @@ class Solocron:
             self._jobs, locks=parts.locks, ledger=parts.ledger, board=parts.board,
             clock=parts.clock, environment=settings.environment, limits=limits,
         )  # fmt: skip
-
-    async def run_job(self, name: str) -> Outcome:
-        """Run a job now, beside its schedule, unless it is running. Raises UnknownJob.
-        Its notifications are published before this returns."""
-        job = self._jobs.get(name)
-        if job is None:
-            known = ", ".join(self._jobs)
-            raise UnknownJob(f"there is no job named {name[:100]!r}: use one of {known}")
-        now = int(self.parts.clock.now_ms())
-        outcome = await self.parts.runner.run_tick(job, now, origin="manual")
-        await self.parts.relay.flush()
-        return outcome
-
-    async def notify(
-        self, store_id: str, type: str, data: Mapping[str, Any],
-        connection: AsyncConnection | None = None,
-    ) -> int:  # fmt: skip
-        """Write a notification of one's own for those who watch the store; its seq. `type` is a
-        CloudEvents type that does not begin with `store.`, `data` at most 16 KiB of JSON.
-
-        With a `connection` to the service's database it is part of that transaction, and published
-        once that is committed: change first and notify last. Raises InvalidInput (of an unknown
-        store, too) or StorageUnavailable.
-        """
-        return await self.parts.notifier(store_id, type, data, connection)
 
     # -- lifecycle -------------------------------------------------------------------------
 

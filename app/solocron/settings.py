@@ -70,6 +70,9 @@ class Settings(BaseSettings):
         default=SecretStr("sqlite:///solocron.db"), validation_alias="DATABASE_URL"
     )
     """`sqlite:///file` or `postgresql://user:password@host/name`."""
+    app: str = Field(default="", max_length=200)
+    """For the command line: `module:name` of your own `Solocron`, such as `report:cron`, whose jobs
+    it then knows; the module is looked for in the working directory, too."""
     environment: str = ""
     """Is added to lock keys and channels: `cron:store-auto-close:production`."""
     timezone: str = "UTC"
@@ -135,6 +138,9 @@ class Settings(BaseSettings):
     """How long notifications are [kept](#history), and ended runs: seven days."""
     max_skew: float = Field(default=60, ge=1, le=3600)
     """How far this server's clock may be ahead of Redis's."""
+    reserve: float = Field(default=0, ge=0, le=600)
+    """During a [move from the JavaScript version](#moving-from-the-javascript-version), else `0`:
+    by how much its servers may be early or late."""
     grace: float = Field(default=20, ge=0, le=3600)
     """How long running jobs may go on at a stop."""
     on_redis_down: Literal["run", "skip"] = "run"
@@ -163,6 +169,13 @@ class Settings(BaseSettings):
         if not _HOST_NAME.fullmatch(value) and not _is_address(value):
             shown = "" if "@" in value else f" is {value[:100]!r}"  # a URL may hold a password
             raise ConfigError(f"{shown}: give a host name or an address such as 127.0.0.1")
+        return value
+
+    @field_validator("app")
+    @classmethod
+    def _is_app(cls, value: str) -> str:
+        if value and not re.fullmatch(r"\w+(\.\w+)*:\w+", value):
+            raise ConfigError(f" is {value!r}: give module:name, such as report:cron")
         return value
 
     @field_validator("environment")

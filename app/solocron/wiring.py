@@ -102,11 +102,17 @@ def build(settings: Settings, clock: Clock, stores: Stores | None = None) -> Par
     database = Database(settings.database_url.get_secret_value(), idle_ms=lease_ms)
     locks = LockManager(
         settings.redis, clock=clock, lease_ms=lease_ms, deadline_s=settings.redis_deadline,
-        max_skew_ms=int(settings.max_skew * 1000),
+        max_skew_ms=int(settings.max_skew * 1000), margin_ms=int(settings.reserve * 1000),
     )  # fmt: skip
     ledger, tracing = RunLedger(database), tracer()
     runner = Runner(
-        locks=locks, ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms, tracer=tracing
+        locks=locks,
+        ledger=ledger,
+        clock=clock,
+        owner=owner,
+        lease_ms=lease_ms,
+        tracer=tracing,
+        grace_s=settings.grace,
     )
     board = _board(settings, runner, locks, clock)
     fanout = Fanout(
@@ -265,5 +271,6 @@ def policies(settings: Settings) -> dict[str, Any]:
     return {
         "environment": settings.environment,
         "catch_up_ms": int(settings.catch_up * 1000),
-        "on_redis_down": settings.on_redis_down,
+        # Without Redis each older server runs each tick: none is needed here.
+        "on_redis_down": "skip" if settings.reserve else settings.on_redis_down,
     }

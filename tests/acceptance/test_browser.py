@@ -50,7 +50,7 @@ async def test_a_page_shows_each_notification_once_though_its_server_is_killed(
             doomed.signal(signal.SIGKILL)
             await doomed.process.wait()
             heard = len(await shown(page))
-            await shows(page, "document.getElementById('state').value.split(' ')[0]", "waiting")
+            await shows(page, "document.getElementById('state').value", "waiting (1006)")
             workers.append(await Worker.start(port=port, **options))
             await changing
             await has(CHANGES)

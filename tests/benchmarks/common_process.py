@@ -48,7 +48,7 @@ class Process:
         try:
             line = self._answers.readline()
         except TimeoutError:
-            raise BenchError(f"{self._name} did not answer within {_ANSWER_S:g} s") from None
+            raise BenchError(f"{self._name} did not answer in time") from None
         except OSError:
             line = ""
         if not line:
@@ -68,12 +68,13 @@ class Process:
 
 @contextmanager
 def running(
-    name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
-) -> Iterator[Process]:
-    """A process, until the end of the block. It ends with this one, and Ctrl-C is not for it.
-    Raises BenchError."""
+    name: str, command: Sequence[str], environment: Mapping[str, str] | None = None, *,
+    patience_s: float = _ANSWER_S,
+) -> Iterator[Process]:  # fmt: skip
+    """A process, until the end of the block, that answers within `patience_s`. It ends with this
+    one, and Ctrl-C is not for it. Raises BenchError."""
     ours, theirs = socket.socketpair()
-    ours.settimeout(_ANSWER_S)
+    ours.settimeout(patience_s)
     inherited = {each: value for each, value in os.environ.items() if "SOLOCRON" not in each}
     with theirs:
         started = subprocess.Popen(

@@ -159,6 +159,53 @@ async def test_run_does_the_job_once_and_tells_the_counts(
     assert (row["state"], row["attempt"]) == ("succeeded", 1)
 
 
+OWN = """
+from solocron import Run, Solocron
+
+cron = Solocron.from_env()
+
+
+@cron.job("0 3 * * *", params={"day": "today", "limit": 3})
+def report(run: Run) -> dict[str, object]:
+    run.progress(1, 2, "half")
+    return dict(run.params)
+"""
+
+
+async def test_a_job_of_ones_own_is_run_with_parameters_and_its_result_is_shown(cli: Cli) -> None:
+    (cli.folder / "own.py").write_text(OWN)
+    cli.variables["SOLOCRON_APP"] = "own:cron"
+    await cli("migrate")
+    ran = await cli("run", "report", "--param", "limit=4", "--param", "day=7")
+    assert (ran.code, ran.out.split(": ", 2)[2]) == (0, '{"day":"7","limit":4}\n')
+    wrong = await cli("run", "report", "--param", "limit=four")
+    assert wrong.code == 2
+    assert "'limit' of job 'report' is 'four': give a whole number, such as 3" in wrong.complaint
+    (row,) = json.loads((await cli("history", "report", "--json")).out)
+    assert (row["params"], row["result"]) == ({"day": "7", "limit": 4},) * 2
+    assert "@" in row["asked_by"] and row["origin"] == "manual"
+    assert row["progress"] == {"done": 1, "total": 2, "note": "half"}
+    table = (await cli("history", "report")).out
+    assert "1 of 2 (50 %): half" in table and row["asked_by"] in table
+    told = await cli("explain", "report", "--tick", str(row["tick"]))
+    assert f"by hand of {row['asked_by']}" in told.out
+
+
+@pytest.mark.parametrize(
+    ("app", "complaint"),
+    [
+        ("own", "SOLOCRON_APP is 'own': give module:name, such as report:cron"),
+        ("nowhere:cron", "SOLOCRON_APP is 'nowhere:cron': No module named 'nowhere'"),
+        ("own:nothing", "SOLOCRON_APP is 'own:nothing': own has no Solocron of that name"),
+        ("own:Run", "SOLOCRON_APP is 'own:Run': own has no Solocron of that name"),
+    ],
+)
+async def test_an_app_that_is_none_is_named(small: Cli, app: str, complaint: str) -> None:
+    (small.folder / "own.py").write_text(OWN)
+    result = await small("jobs", SOLOCRON_APP=app)
+    assert (result.code, complaint in result.complaint) == (2, True), result.err
+
+
 async def test_run_of_an_unknown_job_names_the_known_ones(small: Cli) -> None:
     result = await small("run", "store-auto-clsoe")
     assert result.code == 2

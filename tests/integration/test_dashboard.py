@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 from playwright.async_api import Page
 from test_metrics import World, calm, job, world
-from test_operations import HOLD_MS, Body, ended, fails, get
+from test_operations import HOLD_MS, Body, basic, ended, fails, get
 from test_web import put, token
 
 from browsing import browser_page, shows
 from conftest import RedisServer
+from proxy import Proxy
 from solocron.locks.manager import LockManager
 from solocron.settings import load
 
@@ -48,13 +52,15 @@ async def here(
 
 
 @asynccontextmanager
-async def dashboard(here: World, auth: str | None = None, **options: Any) -> AsyncIterator[Page]:
+async def dashboard(
+    here: World, auth: str | None = None, port: int | None = None, **options: Any
+) -> AsyncIterator[Page]:
     """The page, opened with a token as the password; nothing that it does breaks its policy."""
     password = {"username": "me", "password": auth or token(sub="on call")}
     async with browser_page(http_credentials=password, **{**DESK, **options}) as page:
         words: list[str] = []
         page.on("console", lambda each: words.append(each.text))
-        await page.goto(f"http://127.0.0.1:{here.api.port}/dashboard")
+        await page.goto(f"http://127.0.0.1:{port or here.api.port}/dashboard")
         yield page
     assert [each for each in words if not each.startswith("Failed to load resource")] == []
 
@@ -143,7 +149,70 @@ async def test_notifications_come_live_and_as_text(here: World) -> None:
         await shows(page, "document.querySelectorAll('#events li').length", 2)
 
 
-async def test_the_page_has_no_token_and_its_script_makes_none(here: World) -> None:
+class NoPasswordForWebSockets(Proxy):
+    """Between the server and a browser as Safari is: it sends no password when it opens a
+    WebSocket."""
+
+    opened = 0
+
+    async def _pass(
+        self, direction: str, data: bytes, out: asyncio.StreamWriter, lost: set[str]
+    ) -> None:
+        if direction == "requests" and b"upgrade: websocket" in data.lower():
+            data, found = re.subn(rb"(?i)\r\nauthorization: [^\r]*", b"", data)
+            self.opened += found
+        await super()._pass(direction, data, out, lost)
+
+
+async def test_notifications_come_where_a_browser_sends_no_password_for_them(here: World) -> None:
+    async with (
+        NoPasswordForWebSockets(here.api.port) as proxy,
+        dashboard(here, port=proxy.port) as page,
+    ):
+        await shows(page, "document.getElementById('connection').value", "open")
+        await put(here.api, "1")
+        await here.api.call("POST", "/api/v1/stores/1/open", auth=token())
+        await shows(page, "document.querySelectorAll('#events li').length", 1)
+        await proxy.cut()
+        await here.api.call("POST", "/api/v1/stores/1/close", auth=token())
+        await shows(page, "document.querySelectorAll('#events li').length", 2)
+    assert proxy.opened >= 2
+
+
+async def test_the_pages_own_token_listens_for_a_minute_and_is_for_this_page_only(
+    here: World,
+) -> None:
+    path, own = "/dashboard/token", f"http://127.0.0.1:{here.api.port}"
+    password = basic(token(sub="on call"))
+    async with ClientSession(own) as http:
+
+        async def asked(origin: str | None, auth: str = password) -> tuple[int, dict[str, Any]]:
+            headers = {"Authorization": auth, **({"Origin": origin} if origin else {})}
+            async with http.post(path, headers=headers) as answer:
+                return answer.status, await answer.json()
+
+        status, told = await asked(own)
+        assert status == 200
+        principal = here.cron.parts.authenticator.authenticate(told["token"])
+        left_s = here.cron.parts.authenticator.seconds_left(principal)
+        assert (principal.scopes, principal.subject) == (("notifications:read",), "on call")
+        assert left_s is not None and left_s <= 65 and principal.stores is None
+        for origin in (None, "https://evil.example"):
+            assert (await asked(origin))[0] == 403
+        for weak in (token(scope="jobs:run"), token(stores=["1"], scope="notifications:read")):
+            assert (await asked(own, basic(weak)))[0] == 403
+        assert (await asked(own, "Basic eDp5"))[0] == 401
+
+
+async def test_locks_are_looked_up_once_for_all_who_look(
+    here: World, own_redis: RedisServer
+) -> None:
+    own_redis.cli("CONFIG", "RESETSTAT")
+    await asyncio.gather(*(here.api.call("GET", "/dashboard", auth=token()) for _ in range(5)))
+    assert "cmdstat_scan:calls=1," in own_redis.cli("INFO", "commandstats")
+
+
+async def test_the_page_has_no_token_and_its_script_keeps_none(here: World) -> None:
     secret = token(sub="on call")
     async with dashboard(here, secret) as page:
         await shows(page, "document.getElementById('connection').value", "open")

@@ -68,7 +68,8 @@ async def here(
     calm.setenv("REDIS_URL", own_redis.url)
     calm.setenv("DATABASE_URL", database_url)
     calm.setenv("SOLOCRON_REDIS_DEADLINE", "0.3")
-    async with world(job("slow", body), job("broken", fails, attempts=1)) as here:
+    slow = job("slow", body, params={"day": "today", "limit": 3})
+    async with world(slow, job("broken", fails, attempts=1)) as here:
         yield here
         body.end.set()
 
@@ -201,6 +202,28 @@ async def test_a_run_by_hand_begins_beside_its_request(
     assert (await post(here, "jobs/broken/run"))[0] == 202
     (failed,) = await ended(here, "broken")
     assert (failed["state"], failed["error"]) == ("failed", "ValueError: no stock")
+
+
+async def test_a_run_by_hand_has_parameters_that_are_checked_and_kept(
+    here: World, body: Body
+) -> None:
+    body.end.set()
+    assert (await get(here, "jobs/slow"))["params"] == {"day": "today", "limit": 3}
+    for wrong, complaint in (
+        ({"params": {"dya": 1}}, "no parameter 'dya': use of: day, limit"),
+        ({"params": {"limit": "4"}}, "is '4': give a whole number, such as 3"),
+        ({"params": [1]}, "give an object of the job's parameters"),
+        ({"param": {}}, "there is no field 'param': give params"),
+        ({"params": {"day": "x" * 17_000}}, "as JSON: give at most 16384"),
+    ):
+        status, problem_ = await post(here, "jobs/slow/run", wrong)
+        assert (status, complaint in problem_["detail"]) == (422, True), problem_
+    assert body.runs == 0
+    status, answer = await post(here, "jobs/slow/run", {"params": {"limit": 4}})
+    assert (status, answer["tick"] % 1000 > 0) == (202, True)
+    (run,) = await ended(here, "slow")
+    assert (run["tick"], run["params"]) == (answer["tick"], {"day": "today", "limit": 4})
+    assert (run["asked_by"], run["origin"], run["progress"]) == ("on call", "manual", None)
 
 
 async def test_a_run_by_hand_waits_for_nobody_elses_lock(here: World, body: Body) -> None:

@@ -198,6 +198,134 @@ async def test_a_queue_runs_every_missed_tick_of_the_window_in_order(
     assert ran.ticks == [START, *range(newest - 120 * MINUTE, newest + 1, 30 * MINUTE)]
 
 
+@pytest.mark.parametrize("redis_forgot", [False, True])
+async def test_catch_up_of_all_runs_each_tick_of_an_outage_once_on_any_of_the_servers(
+    redis_server: RedisServer, postgres_url: str, redis_forgot: bool
+) -> None:
+    database = Database(postgres_url)
+    await database.migrate()
+    await database.close()
+    ran, clock = Ran(0.05), StoppedClock(START - 1000)
+    jobs = [job(ran, catch_up="all", catch_up_ms=120 * MINUTE) for _ in range(2)]
+    async with (
+        server(redis_server.url, postgres_url, clock, jobs[0]) as one,
+        server(redis_server.url, postgres_url, clock, jobs[1]) as other,
+    ):
+        await asyncio.gather(one.sweep(), other.sweep())  # a first deployment owes nothing
+        clock.now = START + 1000
+        await asyncio.gather(swept(one), swept(other))
+        assert ran.ticks == [START]
+        if redis_forgot:
+            redis_server.cli("flushall")
+        clock.now = START + 20 * 60 * MINUTE + 2000
+        await asyncio.gather(swept(one), swept(other))
+        await asyncio.gather(swept(one), swept(other))
+    newest = START + 20 * 60 * MINUTE
+    assert ran.ticks == [START, *range(newest - 120 * MINUTE, newest + 1, 30 * MINUTE)]
+
+
+async def test_catch_up_of_all_without_redis_leaves_out_what_overlapped(
+    own_redis: RedisServer, migrated: str
+) -> None:
+    ran, clock = Ran(), StoppedClock(START + 1000)
+
+    async def long_one(run: Run) -> None:
+        await ran(run)
+        if run.tick == START + 30 * MINUTE:
+            clock.now = START + 100 * MINUTE  # two more ticks come due meanwhile
+
+    every = job(long_one, catch_up="all", catch_up_ms=24 * 60 * MINUTE)
+    own_redis.stop()
+    async with server(own_redis.url, migrated, clock, every, deadline_s=0.2) as scheduler:
+        clock.now = START + 31 * MINUTE
+        await swept(scheduler)
+        clock.now = START + 151 * MINUTE
+        await swept(scheduler)
+    assert [(tick - START) // MINUTE for tick in ran.ticks] == [30, 120, 150]
+
+
+async def test_without_catch_up_no_tick_is_run_late_but_one_that_began_is_taken_over(
+    redis_server: RedisServer, migrated: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran, clock = Ran(), StoppedClock(START - 1000)
+    none = job(ran, catch_up="skip", catch_up_ms=24 * 60 * MINUTE)
+    async with server(redis_server.url, migrated, clock, none) as scheduler:
+        await swept(scheduler)
+        clock.now = START + 6000
+        for _ in range(2):
+            await swept(scheduler)
+        assert ran.ticks == [] and len(said(caplog, "The one cron missed 1 ticks")) == 1
+        ledger = scheduler._ledger
+        tick = START + 30 * MINUTE
+        clock.now = tick + 60_000.0
+        await ledger.begin("one", tick, owner="gone", now_ms=tick, lease_ms=0, max_attempts=3)
+        await until(lambda: redis_server.cli("exists", "{cron:one}:looked") == "0")
+        await swept(scheduler)
+    assert ran.ticks == [tick]
+
+
+async def test_a_delayed_job_begins_so_long_after_its_tick_and_is_on_time(
+    redis_server: RedisServer, migrated: str
+) -> None:
+    ran, clock = Ran(), StoppedClock(START - 1000)
+    late = job(ran, jitter_ms=20 * MINUTE)
+    delay = late.delay_ms
+    assert delay > 3 * MINUTE
+    async with server(redis_server.url, migrated, clock, late) as scheduler:
+        await swept(scheduler)
+        for clock.now in (START + 2000, START + delay, START + delay + 39):
+            await swept(scheduler)
+        assert ran.ticks == []  # neither at its tick nor before the triggers had their time
+        clock.now = START + delay + 50
+        await swept(scheduler)
+        assert ran.ticks == [START]
+        entry = scheduler._runner.journal.standing("one", START)
+        assert entry is not None and (entry.verdict, entry.late_ms) == ("recovered", 50)
+
+
+async def test_a_delayed_jobs_trigger_fires_so_long_after_the_tick(
+    redis_server: RedisServer, migrated: str
+) -> None:
+    began: list[tuple[int, float]] = []
+
+    async def body(run: Run) -> None:
+        began.append((run.tick, SystemClock().now_ms()))
+
+    late = job(body, calendar=EVERY_SECOND, jitter_ms=900)
+    assert late.delay_ms > 100
+    async with server(redis_server.url, migrated, SystemClock(), late, sweep_s=60) as scheduler:
+        scheduler.start()
+        await until(lambda: len(began) == 3)
+        entry = scheduler._runner.journal.standing("one", began[0][0])
+    assert entry is not None and entry.verdict == "ran"
+    assert entry.late_ms <= began[0][1] - began[0][0] - late.delay_ms + 1
+    assert all(at - tick >= late.delay_ms for tick, at in began)
+    assert [tick - began[0][0] for tick, _ in began] == [0, 1000, 2000]
+
+
+async def test_a_jobs_own_lease_is_renewed_among_longer_ones(
+    redis_server: RedisServer, migrated: str
+) -> None:
+    left: list[int] = []
+
+    async def body(run: Run) -> None:
+        for _ in range(6):
+            await asyncio.sleep(0.3)
+            left.append(int(redis_server.cli("pttl", f"{{{run.lease.key}}}:alive")))
+
+    short = job(body, "short", lease_ms=700)
+    long = job(Ran(2.5), "long")
+    clock = StoppedClock(START - 1000)
+    async with server(redis_server.url, migrated, clock, short, long, lease_ms=60_000) as scheduler:
+        await swept(scheduler)
+        clock.now = START + 1000
+        await scheduler.sweep()
+        await until(lambda: scheduler.running == 0)
+        ended = [await scheduler._ledger.history(name, 1) for name in ("short", "long")]
+    assert all(0 < each <= 700 for each in left) and len(left) == 6
+    assert [rows[0]["state"] for rows in ended] == ["succeeded", "succeeded"]
+
+
 async def test_a_tick_older_than_the_window_is_missed_and_said_to_be_once(
     redis_server: RedisServer, migrated: str, caplog: pytest.LogCaptureFixture
 ) -> None:

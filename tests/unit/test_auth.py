@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 
 from solocron.clock import SystemClock
 from solocron.errors import ConfigError
-from solocron.web.auth import Authenticator, Unauthenticated
+from solocron.web.auth import (
+    ANYBODY,
+    Authenticator,
+    Forbidden,
+    Unauthenticated,
+    listening_token,
+)
 
 SECRET = "0123456789abcdef" * 4
 FAR = 4_000_000_000
@@ -49,6 +55,23 @@ def test_a_good_token_is_let_in(authenticator: Authenticator) -> None:
     assert listed.may("notifications:read") and not listed.may("stores:write")
     assert authenticator.authenticate(signed(claims(stores="*"))).stores is None
     assert set(authenticator.authenticate(signed(claims(stores=["*"]))).stores) == {"*"}
+
+
+def test_a_token_that_only_listens_ends_with_the_one_it_is_made_for(
+    authenticator: Authenticator,
+) -> None:
+    clock = SystemClock()
+    soon = int(clock.now_ms() / 1000) + 20
+    for ends, least_s, most_s in ((FAR, 60, 65), (soon, 15, 30)):
+        principal = authenticator.authenticate(signed(claims(stores="*", exp=ends)))
+        made = authenticator.authenticate(listening_token(authenticator, principal))
+        assert made.scopes == ("notifications:read",) and made.stores is None
+        left_s = authenticator.seconds_left(made)
+        assert left_s is not None and least_s <= left_s <= most_s
+    assert listening_token(Authenticator(clock=clock), ANYBODY) == ""
+    for weak in ({"stores": ["1"]}, {"stores": "*", "scope": "jobs:run"}):
+        with pytest.raises(Forbidden):
+            listening_token(authenticator, authenticator.authenticate(signed(claims(**weak))))
 
 
 @pytest.mark.parametrize(

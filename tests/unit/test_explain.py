@@ -48,7 +48,8 @@ def row(state: str = "succeeded", **changes: Any) -> dict[str, Any]:
     values = {
         "state": state, "attempt": 1, "owner": "w1:1", "origin": "schedule", "fallback": False,
         "started_at": TICK, "finished_at": None, "duration_ms": 1500, "result": None,
-        "error": None, "lease_until": TICK + 11 * MINUTE_MS,
+        "params": None, "progress": None, "asked_by": None, "error": None,
+        "lease_until": TICK + 11 * MINUTE_MS,
     }  # fmt: skip
     return {**values, **changes}
 
@@ -253,3 +254,18 @@ def test_a_tick_whose_time_does_not_exist_says_so() -> None:
     tick, _ = asked_tick(cairo, "2026-04-24T01:00", TICK)
     told = explained(job=cairo, tick=tick, run=row(), workers=[])
     assert told["is_tick"] and "from 00:00 to 01:00" in told["notes"][0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"origin": "manual", "asked_by": "ann@host"}, ", by hand of ann@host)"),
+        ({"origin": "backfill", "asked_by": "ann@host"}, ", by a backfill of ann@host)"),
+        ({"progress": '{"done": 40, "total": 100, "note": "b"}'}, "s; 40 of 100 (40 %): b"),
+    ],
+)
+def test_a_running_run_says_who_asked_for_it_and_how_far_it_is(
+    more: dict[str, Any], said: str
+) -> None:
+    told = explained(run=row("running", **more))
+    assert said in told["text"] and told["state"] == "running"

@@ -43,8 +43,8 @@ def test_a_bad_key_is_named(key: str) -> None:
 
 def test_companion_keys_share_the_locks_cluster_slot() -> None:
     assert companions("cron:a") == (
-        "{cron:a}:alive", "{cron:a}:settled", "{cron:a}:paused",
-        "{cron:a}:looked",
+        "{cron:a}:alive", "{cron:a}:settled", "{cron:a}:paused", "{cron:a}:looked",
+        "{cron:a}:older", "{cron:a}:reserved",
     )  # fmt: skip
 
 

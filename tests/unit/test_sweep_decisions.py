@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Literal
 
 from hypothesis import given, settings
@@ -129,3 +130,34 @@ def test_a_job_is_free_unless_paused_or_held_by_a_live_owner_or_an_older_server(
     older_server = owner in ("locked", "a:b:c:d", "x:²")
     held = older_server or (bool(owner) and alive)
     assert is_free(survey) == (not paused and not held)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(EXPRESSIONS), AGES, WINDOWS, st.integers(1, 3_600_000))
+def test_a_delayed_job_decides_as_one_without_a_delay_did_so_long_ago(
+    expression: str, age: int, window: int, jitter: int
+) -> None:
+    plain = job(expression, window)
+    late = replace(plain, jitter_ms=jitter)
+    settled = int(NOW) - age
+    assert decide(late, settled, NOW + late.delay_ms, grace_ms=0) == decide(
+        plain, settled, NOW, grace_ms=0
+    )
+
+
+@settings(deadline=None)
+@given(st.sampled_from(EXPRESSIONS), AGES, st.integers(2, 3_600_000))
+def test_catch_up_of_all_runs_each_tick_of_the_window_and_of_none_only_what_began(
+    expression: str, age: int, window: int
+) -> None:
+    every = replace(job(expression, window), catch_up="all")
+    tick, settled = latest(every), int(NOW) - age
+    wanted = ticks_to_run(every, tick, settled=settled, unfinished=[])
+    since = max(settled, tick - window - 1)
+    assert wanted[:-1] == every.calendar.between(since, tick - 1, 1000)[: len(wanted) - 1]
+    assert wanted == sorted(set(wanted))
+    none = replace(every, catch_up="skip")
+    before = tick - window // 2
+    assert ticks_to_run(none, tick, settled=settled, unfinished=[before]) == [before, tick]
+    assert is_missed(none, tick - ON_TIME_MS, tick + 1.0)
+    assert is_missed(none, before, tick, began=True) == (tick - before > max(window, ON_TIME_MS))

@@ -15,7 +15,10 @@ from solocron.cli.console import (
     print_rows,
     run_to_end,
     service,
+    shown_result,
+    who,
 )
+from solocron.cron.values import progress_text, read_pairs
 from solocron.errors import ConfigError
 from solocron.locks.keys import check_key
 from solocron.version import __version__
@@ -96,18 +99,29 @@ def jobs(as_json: JsonOption = False) -> None:
             "schedule": job.calendar.expression,
             "zone": job.calendar.zone,
             "next_tick": moment(job.calendar.next_after(now)),
+            "delay_s": job.delay_ms / 1000,
             "ttl_s": job.ttl_ms // 1000,
+            "overlap": job.overlap,
+            "catch_up": job.catch_up,
+            "params": dict(job.params),
             "lock_key": job.lock_key,
         }
         for job in cron.jobs.values()
     ]
     headings = {"job": "job", "schedule": "schedule", "zone": "zone", "next_tick": "next tick",
-                "ttl_s": "TTL s", "lock_key": "lock key"}  # fmt: skip
+                "delay_s": "delay s", "ttl_s": "TTL s", "overlap": "overlap",
+                "catch_up": "catch-up", "lock_key": "lock key"}  # fmt: skip
     print_rows(rows, headings, as_json)
 
 
 @app.command()
-def run(job: Annotated[str, typer.Argument(help="The job's name, as `jobs` lists it.")]) -> None:
+def run(
+    job: Annotated[str, typer.Argument(help="The job's name, as `jobs` lists it.")],
+    param: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value, of the job's parameters: a JSON value, or text."),
+    ] = None,
+) -> None:
     """Run a job now, once, unless a server is running it. Exit code 0 only if it succeeded.
 
     Ctrl-C cancels the run. Its lock is freed at once.
@@ -115,17 +129,19 @@ def run(job: Annotated[str, typer.Argument(help="The job's name, as `jobs` lists
     cron = service(working=True)
 
     async def work() -> Outcome:
+        found = cron.jobs.named(job)
+        params = read_pairs(job, found.params, param or ())
         try:
             async with cron.parts.locks:
-                return await cron.run_job(job)
+                return await cron.run_job(job, params, by=who())
         finally:
             await cron.parts.fanout.close()
             await cron.parts.database.close()
 
     outcome = run_to_end(work())
-    counts = ", ".join(f"{name} {count}" for name, count in outcome.counts.items())
     if outcome.state == "succeeded":
-        print(f"{job}: succeeded in {outcome.duration_ms} ms" + (f": {counts}" if counts else ""))
+        told = shown_result(outcome.result)
+        print(f"{job}: succeeded in {outcome.duration_ms} ms" + (f": {told}" if told else ""))
         return
     reason = outcome.reason or ""
     reason = _SKIPPED.get(reason, reason) if outcome.state == "skipped" else reason
@@ -157,12 +173,18 @@ def status(as_json: JsonOption = False) -> None:
         print(f"redis: {state['redis']}   database: {state['database']}")
         ticks = ("next_tick", "last_tick")
         rows = [
-            {**each, **{k: moment(each[k]) for k in ticks}, "paused": _paused(each)}
+            {
+                **each,
+                **{k: moment(each[k]) for k in ticks},
+                "paused": _paused(each),
+                "progress": progress_text(each["progress"]),
+            }
             for each in state["jobs"]
         ]
         headings = {"job": "job", "next_tick": "next tick", "owner": "lock held by",
                     "paused": "paused", "last_tick": "last tick", "state": "state",
-                    "attempt": "attempt", "duration_ms": "ms", "error": "error"}  # fmt: skip
+                    "progress": "progress", "attempt": "attempt", "duration_ms": "ms",
+                    "error": "error"}  # fmt: skip
         print_rows(rows, headings, False)
         if state["deliveries"]:
             headings = {each: each for each in ("channel", "pending", "sent", "dead", "skipped")}

@@ -6,16 +6,22 @@ A command imports what it works with when it is run, so that `--help` does not w
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
+import os
 import signal
+import socket
 import sys
 from collections.abc import Coroutine
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from solocron import logs
+from solocron.cron.values import result_text, value_of
+from solocron.errors import ConfigError
 
 if TYPE_CHECKING:
     from solocron.service import Solocron
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _PIPE_WIDTH = 10_000
+_MAX_SHOWN = 300
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -57,7 +64,23 @@ def service(*, working: bool = False) -> Solocron:
     settings = load()
     looking = not working and settings.log_level != "debug"
     logs.configure(settings.log_format, "error" if looking else settings.log_level)
-    return Solocron(settings)
+    return _own(settings.app) if settings.app else Solocron(settings)
+
+
+def _own(app: str) -> Solocron:
+    """The service of a user's own module, such as `report:cron`; the working directory is looked
+    in, too."""
+    from solocron.service import Solocron
+
+    module, _, name = app.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(import_module(module), name, None)
+    except ImportError as error:
+        raise ConfigError(f"SOLOCRON_APP is {app!r}: {error}") from None
+    if not isinstance(found, Solocron):
+        raise ConfigError(f"SOLOCRON_APP is {app!r}: {module} has no Solocron of that name")
+    return found
 
 
 def print_rows(rows: list[dict[str, Any]], columns: dict[str, str], as_json: bool) -> None:
@@ -94,3 +117,23 @@ def agreed(question: str) -> bool:
     """Ask the user; anything but y or yes is no."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def shown_result(result: object) -> str:
+    """What a run gave back, in a line: counts as such, anything else as JSON."""
+    text = result_text(result)
+    if text is None:
+        return ""
+    value = value_of(text)
+    if isinstance(value, dict) and value and all(type(each) is int for each in value.values()):
+        return ", ".join(f"{name} {count}" for name, count in value.items())
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+def who() -> str:
+    """The user who types this, and where."""
+    try:
+        user = getpass.getuser()
+    except (OSError, LookupError):  # a container's user has no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 import re
-import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from solocron import logs
-from solocron.cli.console import JsonOption, moment, print_rows, run_to_end, service
+from solocron.cli.console import (
+    JsonOption,
+    moment,
+    print_rows,
+    run_to_end,
+    service,
+    shown_result,
+    who,
+)
+from solocron.cron.values import counts_of, progress_text, value_of
 from solocron.errors import ConfigError, InvalidInput
 from solocron.locks.keys import LONGEST_PAUSE_MS
 
@@ -43,22 +49,26 @@ def history(
             await cron.inquiry.job(job)  # the jobs of other services are in the ledger, too
         return rows
 
-    names = ("tick", "state", "attempt", "owner", "started_at", "duration_ms", "origin", "fallback",
-             "error")  # fmt: skip
-    rows = [
-        {**{name: row[name] for name in names}, "counts": json.loads(row["result"] or "{}")}
-        for row in _looked(cron, work)
-    ]
+    rows = [_row(row) for row in _looked(cron, work)]
     if not as_json:
         rows = [
             {**row, **{name: moment(row[name]) for name in ("tick", "started_at")},
-             "counts": ", ".join(f"{name} {count}" for name, count in row["counts"].items())}
+             "counts": shown_result(row["result"]), "progress": progress_text(row["progress"])}
             for row in rows
         ]  # fmt: skip
     headings = {"tick": "tick", "state": "state", "attempt": "attempt", "owner": "owner",
-                "started_at": "started", "duration_ms": "ms", "counts": "counts",
-                "origin": "origin", "fallback": "without Redis", "error": "error"}  # fmt: skip
+                "started_at": "started", "duration_ms": "ms", "progress": "progress",
+                "counts": "result", "origin": "origin", "asked_by": "asked by",
+                "fallback": "without Redis", "error": "error"}  # fmt: skip
     print_rows(rows, headings, as_json)
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("tick", "state", "attempt", "owner", "started_at", "duration_ms", "origin",
+             "asked_by", "fallback", "error")  # fmt: skip
+    values = {name: value_of(row[name]) for name in ("params", "result", "progress")}
+    counts = counts_of(values["result"])
+    return {**{name: row[name] for name in names}, **values, "counts": counts}
 
 
 def explain(
@@ -99,15 +109,15 @@ def pause(
     """
     cron = service()
     ttl_ms = _duration_ms(for_)
-    who = _who()
+    by = who()
 
     async def work() -> int:
         found = await cron.inquiry.job(job)
-        return await cron.parts.locks.pause(found.lock_key, ttl_ms=ttl_ms, by=who)
+        return await cron.parts.locks.pause(found.lock_key, ttl_ms=ttl_ms, by=by)
 
     until = _looked(cron, work)
     if as_json:
-        print(json.dumps({"job": job, "until": until, "by": who}))
+        print(json.dumps({"job": job, "until": until, "by": by}))
     else:
         print(f"{job} is paused until {moment(until)}, or until: solocron resume {job}")
 
@@ -178,12 +188,3 @@ def _duration_ms(text: str) -> int:
     if not 0 < ms <= LONGEST_PAUSE_MS:
         raise ConfigError(f"--for is {text[:40]!r}: give such as 90s, 30m, 2h or 7d, at most 30d")
     return ms
-
-
-def _who() -> str:
-    """The user who types this, and where."""
-    try:
-        user = getpass.getuser()
-    except (OSError, LookupError):  # a container's user has no name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"

@@ -6,10 +6,9 @@ asks for something has a remedy beside it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 from solocron.cron.board import Presence, keep_ms
@@ -17,8 +16,9 @@ from solocron.cron.job import Job
 from solocron.cron.journal import Entry
 from solocron.cron.outcome import BEGUN
 from solocron.cron.silence import SEE_WHY, is_silent
-from solocron.cron.sweep import is_free
-from solocron.cron.wording import WORDS, Words
+from solocron.cron.sweep import is_free, is_missed
+from solocron.cron.values import counts_of, progress_text, value_of
+from solocron.cron.wording import WORDS, Words, iso, moment, span
 from solocron.errors import InvalidInput
 from solocron.locks.results import Survey, token_tick
 
@@ -63,7 +63,8 @@ class Facts:
     @property
     def is_open(self) -> bool:
         """Whether the tick has come and, if nobody ran it, may still be run."""
-        return 0 <= self.now_ms - self.tick <= self.job.catch_up_ms
+        due_ms = self.tick + self.job.delay_ms
+        return due_ms <= self.now_ms and not is_missed(self.job, self.tick, self.now_ms)
 
     def is_silent(self, worker: Presence) -> bool:
         """Whether a server has given no sign of life for too long."""
@@ -75,7 +76,7 @@ def asked_tick(job: Job, text: str | None, now_ms: float) -> tuple[int, str]:
     has one) or UTC epoch ms; None or 'latest': the newest tick that has come. Raises
     InvalidInput."""
     if text in (None, "latest"):
-        newest = job.calendar.latest_at(now_ms)
+        newest = job.latest_due(now_ms)
         return (newest, "") if newest is not None else (job.calendar.next_after(now_ms), "")
     assert text is not None
     remedy = "give a time such as 2026-03-29T06:00, or UTC epoch ms, before the year 2100"
@@ -116,7 +117,7 @@ def explain(facts: Facts) -> dict[str, Any]:
     state, (text, remedy) = _conclusion(facts, is_tick)
     names = sorted({*facts.verdicts, *(each.worker for each in facts.workers)})
     return {
-        "job": job.name, "tick": tick, "local_time": _iso(calendar.local(tick)),
+        "job": job.name, "tick": tick, "local_time": iso(calendar.local(tick)),
         "schedule": calendar.expression, "zone": calendar.zone, "is_tick": is_tick,
         "previous_tick": calendar.latest_at(tick - 1), "next_tick": calendar.next_after(tick),
         "state": state, "text": text, "remedy": _filled(remedy, job),
@@ -140,14 +141,19 @@ def _conclusion(facts: Facts, is_tick: bool) -> tuple[State, Words]:
         if entry.verdict in BEGUN and entry.verdict != "lost":
             state: State = "failed" if entry.verdict == "failed" else "succeeded"
             return state, (f"{worker} {_said(entry)}", WORDS[entry.verdict][1])
-    if facts.tick > facts.now_ms:
-        return "not-due", (f"its time has not come: {_span(facts.tick - facts.now_ms)} to go", "")
+    due_ms = facts.tick + (facts.job.delay_ms if is_tick else 0)
+    if due_ms > facts.now_ms:
+        delay = f", {span(facts.job.delay_ms)} of them by its jitter" if facts.job.delay_ms else ""
+        return "not-due", (
+            f"its time has not come: {span(due_ms - facts.now_ms)} to go{delay}",
+            "",
+        )
     if not is_tick:
         calendar = facts.job.calendar
         before, after = calendar.latest_at(facts.tick), calendar.next_after(facts.tick)
         return "no-tick", (
             f"the schedule {calendar.expression!r} in {calendar.zone} has no tick then: the one "
-            f"before is {_moment(before)}, the next one {_moment(after)}",
+            f"before is {moment(before)}, the next one {moment(after)}",
             "ask for one of these; or see that the schedule is the one you mean: solocron jobs",
         )
     if facts.database:
@@ -159,11 +165,11 @@ def _conclusion(facts: Facts, is_tick: bool) -> tuple[State, Words]:
 def _by_ledger(facts: Facts, run: Mapping[str, Any]) -> tuple[State, Words]:
     owner, attempt = run["owner"], f"attempt {run['attempt']}"
     without = ", without Redis" if run["fallback"] else ""
-    by_hand = ", by hand" if run["origin"] == "manual" else ""
+    by_hand = _by_hand(run)
     if run["state"] == "succeeded":
         return "succeeded", (
             f"it was run by {owner} ({attempt}{without}{by_hand}) and succeeded in "
-            f"{_span(run['duration_ms'] or 0)}", "",
+            f"{span(run['duration_ms'] or 0)}", "",
         )  # fmt: skip
     if run["state"] != "running":
         error = str(run["error"])[:500]
@@ -172,22 +178,29 @@ def _by_ledger(facts: Facts, run: Mapping[str, Any]) -> tuple[State, Words]:
     found = facts.owner(owner)
     left_ms = run["lease_until"] - facts.now_ms
     if left_ms <= 0 or (found is not None and facts.is_silent(found)):
-        seen = f", last seen {_moment(found.seen_ms)}" if found is not None else ""
-        when = "has ended" if left_ms <= 0 else f"ends in {_span(left_ms)}"
+        seen = f", last seen {moment(found.seen_ms)}" if found is not None else ""
+        when = "has ended" if left_ms <= 0 else f"ends in {span(left_ms)}"
         return "silent", (
-            f"it was begun by {owner} ({attempt}) at {_moment(run['started_at'])}, which has gone "
+            f"it was begun by {owner} ({attempt}) at {moment(run['started_at'])}, which has gone "
             f"silent{seen}; its lease {when}",
             "nothing, if another server is up: it takes the tick over within lease and sweep; see "
             "below which are",
         )
     for_ms = facts.now_ms - run["started_at"]
+    far = f"; {text}" if (text := progress_text(value_of(run["progress"]))) else ""
     return "running", (f"it is being run by {owner} ({attempt}{without}{by_hand}), for "
-                       f"{_span(for_ms)}", "")  # fmt: skip
+                       f"{span(for_ms)}{far}", "")  # fmt: skip
+
+
+def _by_hand(run: Mapping[str, Any]) -> str:
+    """What is said of a run that its schedule did not begin."""
+    how = {"manual": ", by hand", "backfill": ", by a backfill"}.get(run["origin"], "")
+    return f"{how} of {run['asked_by']}" if how and run["asked_by"] else how
 
 
 def _not_run(facts: Facts) -> tuple[State, Words]:
     """Why the ledger knows no run of a tick that has come."""
-    age_ms = facts.now_ms - facts.tick
+    age_ms = facts.now_ms - facts.tick - facts.job.delay_ms
     said = {entry.verdict for entry in facts.verdicts.values()}
     open_still = facts.is_open
     if age_ms > facts.kept_ms and not said:
@@ -201,13 +214,13 @@ def _not_run(facts: Facts) -> tuple[State, Words]:
     survey = facts.survey
     if survey is not None and survey.settled is not None and survey.settled > facts.tick:
         return "skipped", (
-            f"it was left out: {_moment(survey.settled)} was run in its place, for no server was "
+            f"it was left out: {moment(survey.settled)} was run in its place, for no server was "
             "up then, or the run before it went on until then", "{by_hand}",
         )  # fmt: skip
     if survey is not None and open_still and not is_free(survey):
         return "waiting", (
             f"it has not been run yet: its lock is held by {survey.owner[:300]} for "
-            f"{_span(survey.ttl_ms)} more",
+            f"{span(survey.ttl_ms)} more",
             "wait; or, if that one is no more, free the lock: solocron unlock {key}",
         )
     if not facts.redis and all(map(facts.is_silent, facts.workers)):
@@ -267,11 +280,12 @@ def schedules_that_differ(job: Job, workers: Sequence[Presence]) -> list[Words]:
 
 
 def _ledger(run: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    names = ("state", "attempt", "owner", "origin", "fallback", "started_at", "finished_at",
-             "duration_ms", "error")  # fmt: skip
+    names = ("state", "attempt", "owner", "origin", "asked_by", "fallback", "started_at",
+             "finished_at", "duration_ms", "error")  # fmt: skip
     if run is None:
         return None
-    return {**{name: run[name] for name in names}, "counts": json.loads(run["result"] or "{}")}
+    values = {name: value_of(run[name]) for name in ("params", "result", "progress")}
+    return {**{name: run[name] for name in names}, **values, "counts": counts_of(values["result"])}
 
 
 def _lock(survey: Survey | None) -> dict[str, Any] | None:
@@ -310,7 +324,7 @@ def _worker(facts: Facts, name: str) -> dict[str, Any]:
         if presence is None:
             text += "; it has been stopped since"
         elif facts.is_silent(presence):
-            text += f"; it has been silent since {_moment(presence.seen_ms)}"
+            text += f"; it has been silent since {moment(presence.seen_ms)}"
     else:
         assert presence is not None
         text, remedy = _said_nothing(facts, presence)
@@ -327,22 +341,22 @@ def _worker(facts: Facts, name: str) -> dict[str, Any]:
 def _said(entry: Entry) -> str:
     text = WORDS[entry.verdict][0]
     if entry.begun:
-        text += f", {_span(entry.late_ms)} after its time, in {_span(entry.duration_ms)}"
+        text += f", {span(entry.late_ms)} after its time, in {span(entry.duration_ms)}"
         text += f", as attempt {entry.attempt}" if entry.attempt > 1 else ""
     return f"{text}: {entry.detail}" if entry.detail else text
 
 
 def _said_nothing(facts: Facts, worker: Presence) -> Words:
     """Why a server has told nothing of the tick."""
-    tick, seen = facts.tick, _moment(worker.seen_ms)
+    tick, seen = facts.tick, moment(worker.seen_ms)
     if worker.started_ms > tick:
-        return f"was not there yet: it started {_moment(worker.started_ms)}", ""
+        return f"was not there yet: it started {moment(worker.started_ms)}", ""
     if facts.is_silent(worker):
         look = (f"{SEE_WHY}: systemctl status solocron, docker compose ps or kubectl get pods, and "
                 "its log")  # fmt: skip
         if worker.seen_ms < tick:
             return (
-                f"was dead by then: last seen {seen}, {_span(tick - worker.seen_ms)} before",
+                f"was dead by then: last seen {seen}, {span(tick - worker.seen_ms)} before",
                 look,
             )
         return f"died with it, or after it: last seen {seen}, without a word about it", look
@@ -353,10 +367,10 @@ def _said_nothing(facts: Facts, worker: Presence) -> Words:
         return f"runs the job by another schedule, {theirs[:250]!r}", (
             "give all servers the same SOLOCRON_TIMEZONE and schedules"
         )
-    if tick > facts.now_ms:
+    if tick + facts.job.delay_ms > facts.now_ms:
         return "waits for it", ""
-    if facts.now_ms - tick < facts.silent_ms:
-        return "has not told yet", f"ask again in {_span(facts.silent_ms)}"
+    if facts.now_ms - tick - facts.job.delay_ms < facts.silent_ms:
+        return "has not told yet", f"ask again in {span(facts.silent_ms)}"
     if facts.now_ms - tick > keep_ms(facts.job, tick):
         return "told of it too long ago: Redis keeps a day, or 500 ticks", ""
     return "has told nothing, though it was up", (
@@ -368,26 +382,3 @@ def _said_nothing(facts: Facts, worker: Presence) -> Words:
 def _filled(remedy: str, job: Job) -> str:
     by_hand = _BY_HAND.format(job=job.name)
     return remedy.format(job=job.name, key=job.lock_key, by_hand=by_hand)
-
-
-def _moment(ms: float | None) -> str:
-    return "never" if ms is None else _iso(datetime.fromtimestamp(int(ms) / 1000, UTC))
-
-
-def _iso(moment: datetime) -> str:
-    """To the second, as all else that people read."""
-    return moment.isoformat(timespec="seconds")
-
-
-def _span(ms: float) -> str:
-    """A length of time in words of at most two units."""
-    if ms < 1000:
-        return f"{ms:.0f} ms"
-    if ms < 60_000:
-        return f"{ms / 1000:.1f} s"
-    minutes = int(ms // 60_000)
-    if minutes < 60:
-        return f"{minutes} min {int(ms // 1000) % 60} s"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes // 1440} days"

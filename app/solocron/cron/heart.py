@@ -65,7 +65,9 @@ async def _heartbeat(
         await ledger.answers()
         return None, sent_at
     try:
-        sent_at = clock.monotonic()
-        return await ledger.heartbeat(run.key, int(lease_s * 1000)), sent_at
+        sent_at, news = clock.monotonic(), run.news()
+        current = await ledger.heartbeat(run.key, int(lease_s * 1000), progress=news)
+        run.told(news)
+        return current, sent_at
     finally:
         run.turn.release()

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from solocron.cron.run import Run
 from solocron.cron.ticks import Calendar
+from solocron.cron.values import default_params
 from solocron.errors import ConfigError
 from solocron.locks.keys import MAX_TTL_MS, check_ttl, lock_key
 
-Body = Callable[[Run], Awaitable[Mapping[str, int] | None]]
+Body = Callable[[Run], Any]  # a coroutine function, or a plain one, which runs in a thread
 
 MAX_PING = 1000
+MAX_BACKOFF_MS = 300_000
+_WEEK_MS = 7 * 24 * 3_600_000
+_LONGEST_JITTER_MS = 3_600_000
+_SHORTEST_LEASE_MS, _LONGEST_LEASE_MS = 500, 3_600_000
 NAME_PATTERN = "[a-z0-9][a-z0-9._-]{0,99}"
 _NAME = re.compile(NAME_PATTERN)
 
@@ -38,12 +45,18 @@ class Job:
     """One job. Times in ms. Raises ConfigError for a value it cannot work with.
 
     `ttl_ms`: life of the lock key (the spec's TTL), renewed while its owner lives.
-    `catch_up_ms`: how old a tick nobody ran may be and still be run late.
+    `lease_ms`: for how long an owner is trusted without a sign of life (0: as the deployment has
+    it); renewed at a third of it.
+    `catch_up`: of the ticks that nobody ran, which are run late: the `latest`, `all` of them, the
+    oldest first, or none (`skip`). `catch_up_ms`: how old they may be.
     `overlap`: what becomes of a tick that comes due while the previous one runs: `skip` it, or
     `queue` it.
     `on_redis_down`: `run` (the ledger arbitrates) or `skip`.
+    `jitter_ms`: its runs begin up to so much after their ticks, all by one delay that is made of
+    the job's name: jobs of one schedule do not begin at once, and all servers agree.
     `attempts`: how often a run is tried; `backoff_ms` before the second, doubling up to 5 minutes.
     `expected_ms`: a run that takes longer is an alert (0: only one that takes longer than its TTL).
+    `params`: its parameters (JSON values) and what they are unless a run by hand says otherwise.
     `ping`: a URL that is told of the begin and the end of each run ('': none); it is a secret.
     """
 
@@ -52,12 +65,16 @@ class Job:
     body: Body
     ttl_ms: int = 300_000
     environment: str = ""
+    lease_ms: int = 0
+    catch_up: Literal["latest", "all", "skip"] = "latest"
     catch_up_ms: int = 3_600_000
+    jitter_ms: int = 0
     overlap: Literal["skip", "queue"] = "skip"
     on_redis_down: Literal["run", "skip"] = "run"
     attempts: int = 3
     backoff_ms: int = 1_000
     expected_ms: int = 0
+    params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     ping: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
@@ -66,29 +83,62 @@ class Job:
                 f"job name {self.name[:100]!r}: use 1 to 100 of a-z, 0-9, '.', '_' and '-'"
             )
         check_ttl(self.ttl_ms, f"ttl of job {self.name!r}")
-        if self.overlap not in ("skip", "queue"):
-            raise ConfigError(f"overlap of job {self.name!r} is {self.overlap!r}: skip or queue")
-        if self.on_redis_down not in ("run", "skip"):
+        self._check_word("overlap", "skip", "queue")
+        self._check_word("on_redis_down", "run", "skip")
+        self._check_word("catch_up", "latest", "all", "skip")
+        if self.overlap == "queue" and self.catch_up == "skip":
             raise ConfigError(
-                f"on_redis_down of job {self.name!r} is {self.on_redis_down!r}: run or skip"
+                f"catch_up of job {self.name!r} is 'skip' and its overlap 'queue': a tick that "
+                "waits for the one before is late; give 'latest' or 'all', or let overlap be 'skip'"
             )
-        if not 1 <= self.attempts <= 100:
-            raise ConfigError(f"attempts of job {self.name!r} is {self.attempts}: give 1 to 100")
-        if not 0 <= self.catch_up_ms <= 7 * 24 * 3_600_000:
+        if isinstance(self.attempts, bool) or self.attempts not in range(1, 101):
+            raise ConfigError(f"attempts of job {self.name!r} is {self.attempts!r}: give 1 to 100")
+        if self.lease_ms:
+            self._check_ms("lease", min(_LONGEST_LEASE_MS, self.ttl_ms), least=_SHORTEST_LEASE_MS)
+        self._check_ms("catch_up", _WEEK_MS)
+        self._check_ms("expected", MAX_TTL_MS)
+        self._check_ms("jitter", _LONGEST_JITTER_MS)
+        self._check_ms("backoff", MAX_BACKOFF_MS)
+        default_params(self.name, self.params)
+        check_ping(self.ping, f"ping of job {self.name!r}")
+
+    def _check_word(self, option: str, *words: str) -> None:
+        if (value := getattr(self, option)) not in words:
             raise ConfigError(
-                f"catch-up of job {self.name!r} is {self.catch_up_ms} ms: 0 to 7 days"
+                f"{option} of job {self.name!r} is {str(value)[:40]!r}: give one of "
+                + ", ".join(map(repr, words))
             )
 
-        if not 0 <= self.expected_ms <= MAX_TTL_MS:
+    def _check_ms(self, option: str, most: int, least: int = 0) -> None:
+        if not least <= (ms := getattr(self, f"{option}_ms")) <= most:
+            called = "catch_up_window" if option == "catch_up" else option
+            beyond = " (its ttl)" if option == "lease" and most == self.ttl_ms else ""
             raise ConfigError(
-                f"expected duration of job {self.name!r} is {self.expected_ms} ms: 0 to 7 days"
+                f"{called} of job {self.name!r} is {ms / 1000:g} s: give {least / 1000:g} to "
+                f"{most / 1000:g} s{beyond}"
             )
-        check_ping(self.ping, f"ping of job {self.name!r}")
 
     @property
     def lock_key(self) -> str:
         """`cron:<job>` or `cron:<job>:<environment>`."""
         return lock_key(self.name, self.environment)
+
+    @cached_property
+    def delay_ms(self) -> int:
+        """How long after a tick its run begins: by `jitter_ms` and the name alone."""
+        if not self.jitter_ms:
+            return 0
+        digest = hashlib.blake2b(self.name.encode(), digest_size=8).digest()
+        return int.from_bytes(digest) % self.jitter_ms
+
+    @property
+    def every(self) -> bool:
+        """Whether each tick of the catch-up window is run, not only the newest."""
+        return self.overlap == "queue" or self.catch_up == "all"
+
+    def latest_due(self, now_ms: float) -> int | None:
+        """The newest tick whose run may begin; None if there has been none for years."""
+        return self.calendar.latest_at(now_ms - self.delay_ms)
 
     @property
     def title(self) -> str:

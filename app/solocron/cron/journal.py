@@ -20,8 +20,9 @@ class Entry:
     """What became of a tick (UTC epoch ms) of a job here.
 
     `verdict` is one of `outcome.VERDICTS`, `detail` says more: who holds the lock, or what went
-    wrong. `attempt` is 0 for a tick that was not begun. `late_ms` is how long after the tick its
-    body began, `duration_ms` how long it took, `at_ms` when this was written (UTC epoch ms).
+    wrong. `attempt` is 0 for a tick that was not begun. `late_ms` is how long after the tick and
+    the job's delay its body began, `duration_ms` how long it took, `at_ms` when this was written
+    (UTC epoch ms).
     """
 
     job: str
@@ -52,7 +53,7 @@ def entry_of(job: Job, tick: int, outcome: Outcome, origin: str, at_ms: float) -
     begun = outcome.begun_ms is not None
     return Entry(
         job.name, tick, verdict_of(job, tick, outcome, origin), detail[:MAX_DETAIL],
-        outcome.attempt if begun else 0, max(0, (outcome.begun_ms or tick) - tick),
+        outcome.attempt if begun else 0, max(0, (outcome.begun_ms or tick) - tick - job.delay_ms),
         outcome.duration_ms, int(at_ms),
     )  # fmt: skip
 

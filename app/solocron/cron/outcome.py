@@ -13,6 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from solocron.cron.job import Job
 from solocron.cron.ticks import Calendar
@@ -25,13 +28,16 @@ SKIPPED = (
 )  # fmt: skip
 VERDICTS = (*BEGUN, *SKIPPED)
 
+T = TypeVar("T", default=Any)
+
 _LATE_MS = (1_000, 30_000)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Generic[T]):
     """How a tick went on this server.
 
+    `tick`: whose run it was (UTC epoch ms; 0: none was begun); `result`: what its body returned.
     `state`: succeeded, failed, lost or skipped; `reason`: a skip reason or the error's text;
     `detail`: more about a skip, such as who holds the lock. `begun_ms`: when its body began here
     (UTC epoch ms; None: it did not); `taken_over`: another server had begun it; `fallback`: without
@@ -48,6 +54,8 @@ class Outcome:
     taken_over: bool = False
     fallback: bool = False
     by_ledger: bool = False
+    tick: int = 0
+    result: T | None = None
 
 
 def late_after_ms(calendar: Calendar, tick: int) -> int:
@@ -68,4 +76,5 @@ def verdict_of(job: Job, tick: int, outcome: Outcome, origin: str = "schedule") 
     if outcome.fallback:
         return "fallback"
     begun_ms = tick if outcome.begun_ms is None else outcome.begun_ms
-    return "late" if begun_ms - tick > late_after_ms(job.calendar, tick) else "ran"
+    late_ms = begun_ms - tick - job.delay_ms
+    return "late" if late_ms > late_after_ms(job.calendar, tick) else "ran"

@@ -14,15 +14,17 @@ from functools import partial
 
 from solocron.clock import Clock
 from solocron.cron.alarm import ALARM_AFTER, LockAlarm
-from solocron.cron.attempts import Attempts
+from solocron.cron.attempts import CANCELLED, Attempts
 from solocron.cron.job import Job
 from solocron.cron.journal import Journal, entry_of
+from solocron.cron.manual import Asked, own_tick
 from solocron.cron.outcome import Outcome
 from solocron.cron.run import Notify, Run
 from solocron.cron.spans import end, run_span, tick_span
 from solocron.cron.sweep import MAX_MISSED, ticks_to_run
+from solocron.cron.values import params_text
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
-from solocron.ledger import KEEPERS, Ledger, RunKey
+from solocron.ledger import KEEPERS, Ledger, RunKey, Verdict
 from solocron.locks.lease import Lease
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Done, Early, Granted, Held, Paused
@@ -31,8 +33,13 @@ from solocron.tracing import Tracer
 log = logging.getLogger("solocron.cron")
 
 
+_BESIDE = ("manual", "backfill")  # the schedule, of which they settle nothing
+_TRIED_TICKS = 100
+
+
 class Runner:
-    """Runs ticks. `owner` names this server in the ledger; `lease_ms` is its trust window.
+    """Runs ticks. `owner` names this server in the ledger; `lease_ms` is its trust window; a thread
+    whose lease is lost is given up after `grace_s`.
 
     The `journal` gets an entry of each tick that is tried here, and of those that were missed.
     `under_way` are the runs whose bodies run here, by job and tick; `begun` are called with the job
@@ -42,7 +49,7 @@ class Runner:
 
     def __init__(
         self, *, locks: LockManager, ledger: Ledger, clock: Clock, owner: str, lease_ms: int,
-        tracer: Tracer | None = None,
+        tracer: Tracer | None = None, grace_s: float = 20.0,
     ) -> None:  # fmt: skip
         self._tracer = tracer or Tracer()
         self._locks = locks
@@ -51,8 +58,9 @@ class Runner:
         self._owner = owner
         self._lease_ms = lease_ms
         self._attempts = Attempts(
-            ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms, tracer=self._tracer
-        )
+            ledger=ledger, clock=clock, owner=owner, lease_ms=lease_ms, tracer=self._tracer,
+            grace_s=grace_s,
+        )  # fmt: skip
         self.notify: Notify | None = None  # for bodies
         self._waiting: set[str] = set()
         self.alarm = LockAlarm()
@@ -61,15 +69,18 @@ class Runner:
         self.alarmed: list[Callable[[str, str | None], None]] = []
         self.journal = Journal()
 
-    async def run_tick(self, job: Job, tick: int, *, origin: str = "schedule") -> Outcome:
+    async def run_tick(
+        self, job: Job, tick: int, *, origin: str = "schedule", asked: Asked | None = None
+    ) -> Outcome:
         """Run the tick here unless another server does or did. Raises nothing but cancellation.
 
         `origin` is `schedule`, `sweep` (its own trigger should have run it, somewhere), `manual`
-        (beside the schedule) or `ledger` (the ledger has the tick as unfinished, although Redis may
-        count it as settled)."""
+        (beside the schedule: what was `asked` for, in a row of its own, or the silent run of that
+        tick), `backfill` (beside the schedule, once more if it failed) or `ledger` (the ledger has
+        the tick as unfinished, although Redis may count it as settled)."""
         with tick_span(self._tracer, job, tick, origin) as span:
             try:
-                outcome = await self._run_tick(job, tick, origin)
+                outcome = await self._run_tick(job, tick, origin, asked)
             except Exception as error:
                 failed = Outcome("failed", f"{type(error).__name__}: {error}")
                 self._enter(job, tick, failed, origin)
@@ -77,7 +88,7 @@ class Runner:
             if outcome.state == "skipped":
                 _log_skip(job, tick, outcome)
             end(span, job, tick, outcome, origin)
-        self._enter(job, tick, outcome, origin)
+        self._enter(job, outcome.tick or tick, outcome, origin)
         return outcome
 
     def say_missed(self, job: Job, ticks: Sequence[int]) -> None:
@@ -92,20 +103,23 @@ class Runner:
         for tick in ticks:
             self._enter(job, tick, Outcome("skipped", "missed"), "sweep")
 
+    def _lease_of(self, job: Job) -> int:
+        return job.lease_ms or self._lease_ms
+
     def _enter(self, job: Job, tick: int, outcome: Outcome, origin: str) -> None:
         self.journal.note(entry_of(job, tick, outcome, origin, self._clock.now_ms()))
 
-    async def _run_tick(self, job: Job, tick: int, origin: str) -> Outcome:
+    async def _run_tick(self, job: Job, tick: int, origin: str, asked: Asked | None) -> Outcome:
         wanted = tick if origin in ("schedule", "sweep") else -1
         try:
             claim = await self._locks.claim(
-                job.lock_key, wanted, job.ttl_ms, lease_ms=self._lease_ms
+                job.lock_key, wanted, job.ttl_ms, lease_ms=self._lease_of(job)
             )
         except LockUnavailable as error:
             self._note(job, failed=str(error))
             if job.on_redis_down == "skip":
                 return Outcome("skipped", "redis-down", detail=str(error))
-            return await self._run_without_redis(job, tick, origin)
+            return await self._run_without_redis(job, tick, origin, asked)
         match claim:
             case Held():
                 reason = "held" if claim.tick is None or claim.tick >= tick else "overlap"
@@ -120,7 +134,7 @@ class Runner:
                 return Outcome("skipped", "clock-skew")
             case Granted():
                 self._note(job)
-                return await self._run_granted(job, tick, claim, origin)
+                return await self._run_granted(job, tick, claim, origin, asked)
 
     def _note(self, job: Job, *, failed: str = "") -> None:
         """Say it when the lock could not be had again and again, and when it can again."""
@@ -135,7 +149,9 @@ class Runner:
         for told in self.alarmed if change else ():
             told(job.name, failed or None)
 
-    async def _run_granted(self, job: Job, tick: int, granted: Granted, origin: str) -> Outcome:
+    async def _run_granted(
+        self, job: Job, tick: int, granted: Granted, origin: str, asked: Asked | None
+    ) -> Outcome:
         """Run what is due, then settle it and free the lock in one script."""
         lease = granted.lease
         if granted.previous_owner:
@@ -146,38 +162,43 @@ class Runner:
         settle = covers = -1
         try:
             outcome, settle = await self._run_due(
-                job, tick, lease, origin, settled=granted.settled, fallback=False
+                job, tick, lease, origin, asked, settled=granted.settled, fallback=False
             )
             ran = outcome.state in ("succeeded", "failed")
             if settle == tick and ran and job.overlap == "skip":  # only a run is in a tick's way
-                covers = job.calendar.latest_at(self._clock.now_ms()) or -1
+                covers = job.latest_due(self._clock.now_ms()) or -1
             return outcome
         finally:
             await self._locks.release(lease, settle=settle, covers=covers)
 
-    async def _run_without_redis(self, job: Job, tick: int, origin: str) -> Outcome:
+    async def _run_without_redis(
+        self, job: Job, tick: int, origin: str, asked: Asked | None
+    ) -> Outcome:
         """Fallback: the ledger arbitrates, and its heartbeat is the lease."""
         lease = Lease(
-            job.lock_key, self._locks.new_token(tick), ttl_ms=job.ttl_ms, lease_ms=self._lease_ms,
-            sent_at_s=self._clock.monotonic(), clock=self._clock,
+            job.lock_key, self._locks.new_token(tick), ttl_ms=job.ttl_ms,
+            lease_ms=self._lease_of(job), sent_at_s=self._clock.monotonic(), clock=self._clock,
         )  # fmt: skip
         try:
-            outcome, _ = await self._run_due(job, tick, lease, origin, settled=-1, fallback=True)
+            outcome, _ = await self._run_due(
+                job, tick, lease, origin, asked, settled=-1, fallback=True
+            )
             return outcome
         finally:
             lease.close()
 
     async def _run_due(
-        self, job: Job, tick: int, lease: Lease, origin: str, *, settled: int, fallback: bool
-    ) -> tuple[Outcome, int]:
+        self, job: Job, tick: int, lease: Lease, origin: str, asked: Asked | None, *,
+        settled: int, fallback: bool,
+    ) -> tuple[Outcome, int]:  # fmt: skip
         """Run the tick and what has to run before it; stops at the first that stays unsettled.
 
         Returns the last outcome and the newest tick that is settled by it (-1: none).
         """
         newest = -1
         try:
-            if origin == "manual":
-                return await self._run_one(job, tick, lease, origin, fallback), newest
+            if origin in _BESIDE:
+                return await self._run_one(job, tick, lease, origin, fallback, asked), newest
             if fallback and await self._is_early(tick):
                 return Outcome("skipped", "clock-skew"), newest
             for each in await self._due(job, tick, settled, fallback):
@@ -216,23 +237,29 @@ class Runner:
             job.name, since_ms=tick - job.catch_up_ms, before_ms=tick,
             now_ms=int(self._clock.now_ms()),
         )  # fmt: skip
-        if job.overlap == "queue" and settled < 0:  # Redis is away, or has forgotten
-            settled = (await self._ledger.latest_ticks([job.name])).get(job.name, -1)
-        if job.overlap == "queue" and settled >= 0:
+        if job.every and settled < 0:  # Redis is away, or has forgotten
+            settled = await self._settled_by_ledger(job)
+        if job.every and settled >= 0:
             oldest = tick - job.catch_up_ms
             self.say_missed(job, job.calendar.between(settled, oldest - 1, MAX_MISSED))
         return ticks_to_run(job, tick, settled=settled, unfinished=unfinished)
 
+    async def _settled_by_ledger(self, job: Job) -> int:
+        """The newest tick that is settled as far as the ledger knows (-1: none): with overlap
+        `skip`, those that came while the newest one ran are."""
+        tick = (await self._ledger.latest_ticks([job.name])).get(job.name, -1)
+        if tick < 0 or job.overlap == "queue":
+            return tick
+        (run,) = await self._ledger.history(job.name, 1, tick=tick) or [{"finished_at": None}]
+        return max(tick, job.latest_due(run["finished_at"] or 0) or -1)
+
     async def _run_one(
-        self, job: Job, tick: int, lease: Lease, origin: str, fallback: bool
-    ) -> Outcome:
+        self, job: Job, tick: int, lease: Lease, origin: str, fallback: bool,
+        asked: Asked | None = None,
+    ) -> Outcome:  # fmt: skip
         """Ask the ledger for one tick and run it. Raises StorageUnavailable before it began."""
         try:
-            verdict = await self._ledger.begin(
-                job.name, tick, owner=self._owner, now_ms=int(self._clock.now_ms()),
-                lease_ms=self._lease_ms, max_attempts=job.attempts, fallback=fallback,
-                origin="manual" if origin == "manual" else "schedule",
-            )  # fmt: skip
+            tick, verdict = await self._begin(job, tick, origin, fallback, asked)
         except StorageUnavailable as down:
             self._note_waiting(job, down)
             raise
@@ -242,23 +269,50 @@ class Runner:
                 "skipped", verdict.kind, verdict.attempt, detail=verdict.owner, by_ledger=True
             )
         run = Run(
-            RunKey(job.name, tick, verdict.attempt),
-            ledger=self._ledger, lease=lease, fallback=fallback, notify=self.notify,
+            RunKey(job.name, tick, verdict.attempt), ledger=self._ledger, lease=lease,
+            fallback=fallback, params=verdict.params or params_text(job.params),
+            notify=self.notify,
         )  # fmt: skip
         begun = partial(
             replace, begun_ms=int(self._clock.now_ms()), taken_over=verdict.attempt > 1,
-            fallback=fallback,
+            fallback=fallback, tick=tick,
         )  # fmt: skip
+        goes_on = asked is None or asked.goes_on
+        earlier = verdict.attempt - 1 if origin == "backfill" else 0
         with run_span(self._tracer, job, tick, run.attempt, fallback) as span:
             try:
-                outcome: Outcome = begun(await self._attempts.see_through(job, run))
+                outcome: Outcome = begun(
+                    await self._attempts.see_through(job, run, goes_on=goes_on, earlier=earlier)
+                )
             except asyncio.CancelledError:
-                lost = Outcome("lost", "given back: the server stopped", run.attempt)
+                why = "given back: the server stopped" if goes_on else CANCELLED
+                lost = Outcome("lost", why, run.attempt)
                 end(span, job, tick, begun(lost), origin)
                 self._enter(job, tick, begun(lost), origin)
                 raise
             end(span, job, tick, outcome, origin)
         return outcome
+
+    async def _begin(
+        self, job: Job, tick: int, origin: str, fallback: bool, asked: Asked | None
+    ) -> tuple[int, Verdict]:
+        """What the ledger says of the tick, and the tick: of a run that is asked for, the first
+        that is free."""
+        begin = partial(
+            self._ledger.begin, job.name, owner=self._owner, lease_ms=self._lease_of(job),
+            max_attempts=job.attempts, fallback=fallback, now_ms=int(self._clock.now_ms()),
+            origin=origin if origin in _BESIDE else "schedule", again=origin == "backfill",
+        )  # fmt: skip
+        if asked is None or origin != "manual":
+            return tick, await begin(tick, asked_by=asked.by if asked else "")
+        params = params_text(asked.params)
+        for _ in range(_TRIED_TICKS):
+            tick = own_tick(tick)
+            verdict = await begin(tick, params=params, asked_by=asked.by, fresh=True)
+            if verdict.kind == "run":
+                break
+            tick += 1
+        return tick, verdict
 
 
 def _settled(outcome: Outcome) -> bool:

@@ -11,8 +11,9 @@ from typing import Any
 
 from solocron.clock import Clock
 from solocron.cron.job import Job
-from solocron.cron.manual import ManualRun
+from solocron.cron.manual import Asked, ManualRun, own_tick
 from solocron.cron.outcome import Outcome
+from solocron.cron.reserving import Reserving
 from solocron.cron.runner import Runner
 from solocron.cron.sweep import decide, is_free, is_missed
 from solocron.cron.triggers import Trigger
@@ -24,7 +25,8 @@ log = logging.getLogger("solocron.cron")
 
 
 class Scheduler:
-    """Hosts the jobs on this event loop. `sweep_s` is the pause between sweeps in s.
+    """Hosts the jobs on this event loop. `sweep_s` is the pause between sweeps in s; for three of
+    them locks stay reserved.
 
     The sweep catches what triggers miss: ticks nobody ran, and runs whose owner went silent.
     Raises ConfigError for two jobs of one name.
@@ -43,6 +45,7 @@ class Scheduler:
         self._ledger = ledger
         self._clock = clock
         self._sweep_s = sweep_s
+        self._reserving = Reserving(locks, clock, int(sweep_s * 3000) + 2000)
         self._triggers: list[Trigger] = []
         self._running: dict[asyncio.Task[Outcome], Job] = {}
         self._sweeper: asyncio.Task[None] | None = None
@@ -57,7 +60,9 @@ class Scheduler:
             return
         self._started_ms = self._clock.now_ms()
         for job in self._jobs.values():
-            trigger = Trigger(job.calendar, self._clock, partial(self._fire, job))
+            trigger = Trigger(
+                job.calendar, self._clock, partial(self._fire, job), delay_ms=job.delay_ms
+            )
             trigger.start()
             self._triggers.append(trigger)
         self._sweeper = asyncio.create_task(self._sweep_forever(), name="sweep")
@@ -91,16 +96,17 @@ class Scheduler:
         if not is_missed(job, tick, self._clock.now_ms()):  # else the sweep says so
             self._try(job, tick)
 
-    def run_now(self, job: Job) -> ManualRun | None:
+    def run_now(self, job: Job, asked: Asked) -> ManualRun | None:
         """Run a job beside its schedule; None unless this scheduler is running. It is skipped as
         held while the job is tried or run here."""
         if self._sweeper is None:
             return None
-        run = ManualRun(job, int(self._clock.now_ms()))
+        run = ManualRun(job, own_tick(self._clock.now_ms()))
         if self._is_running(job):
             run.settle(Outcome("skipped", "held", detail="this server runs it"))
             return run
-        task = self._own(job, run.tick, self._runner.run_tick(run.job, run.tick, origin="manual"))
+        work = self._runner.run_tick(run.job, run.tick, origin="manual", asked=asked)
+        task = self._own(job, run.tick, work)
         task.add_done_callback(run.ended)
         return run
 
@@ -140,6 +146,7 @@ class Scheduler:
         except LockUnavailable:
             await self._sweep_ledger([job for job in jobs if job.on_redis_down == "run"])
             return
+        await self._reserving.sweep(jobs)
         now = self._clock.now_ms()
         seen = list(zip(jobs, surveys, strict=True))
         self.paused = {job.name for job, survey in seen if survey.paused}
@@ -176,7 +183,7 @@ class Scheduler:
             silent = [
                 each
                 for each in expired
-                if each.job == job.name and not is_missed(job, each.tick, now)
+                if each.job == job.name and not is_missed(job, each.tick, now, began=True)
             ]
             if not silent or self._is_running(job):
                 continue
@@ -202,7 +209,7 @@ class Scheduler:
             self._floors[job.name] = self._start_floor(job) if tick is None else tick - 1
 
     def _start_floor(self, job: Job) -> int:
-        return job.calendar.latest_at(self._started_ms) or 0
+        return job.latest_due(self._started_ms) or 0
 
     async def _act(self, job: Job, settled: int, now: float) -> None:
         if self._is_running(job):

@@ -21,10 +21,12 @@ class Decision:
     missed: tuple[int, ...] = ()
 
 
-def is_missed(job: Job, tick: int, now_ms: float) -> bool:
-    """Whether a tick is too old to be run: older than the catch-up window. One begun within
-    `ON_TIME_MS` is on time, so that a job without catch-up is not lost to a busy moment."""
-    return tick < now_ms - max(job.catch_up_ms, ON_TIME_MS)
+def is_missed(job: Job, tick: int, now_ms: float, *, began: bool = False) -> bool:
+    """Whether a tick is too old to be run: older than the catch-up window, which is for ticks that
+    `began` too. One begun within `ON_TIME_MS` is on time, so that a job without catch-up is not
+    lost to a busy moment."""
+    window_ms = job.catch_up_ms if began or job.catch_up != "skip" else 0
+    return tick + job.delay_ms < now_ms - max(window_ms, ON_TIME_MS)
 
 
 def decide(job: Job, settled: int, now_ms: float, *, grace_ms: float) -> Decision:
@@ -33,7 +35,7 @@ def decide(job: Job, settled: int, now_ms: float, *, grace_ms: float) -> Decisio
     `settled` is the newest settled tick. A tick younger than `grace_ms` is left to the triggers.
     Ticks outside the catch-up window are missed; at most `MAX_MISSED` of them are named.
     """
-    newest = job.calendar.latest_at(now_ms - grace_ms)
+    newest = job.latest_due(now_ms - grace_ms)
     if newest is None or newest <= settled:
         return Decision()
     if not is_missed(job, newest, now_ms):
@@ -45,12 +47,12 @@ def ticks_to_run(job: Job, tick: int, *, settled: int, unfinished: Sequence[int]
     """The ticks to run by whoever may run `tick`, oldest first (UTC epoch ms).
 
     Before it come those of its catch-up window that are `unfinished` (they began, and their owner
-    went silent) and, with overlap `queue`, all after the newest `settled` one (-1: unknown). A
-    backlog of more than 1,000 leaves its newer end, `tick` included, to the next claim.
+    went silent) and, of a job that runs `every` tick, all after the newest `settled` one (-1:
+    unknown). A backlog of more than 1,000 leaves its newer end, `tick` included, to the next claim.
     """
     oldest = tick - job.catch_up_ms
     before = {each for each in unfinished if oldest <= each < tick}
-    if job.overlap == "queue" and settled >= 0:
+    if job.every and settled >= 0:
         since = max(settled, oldest - 1)
         before.update(job.calendar.between(since, tick - 1, _MAX_TICKS_PER_CLAIM))
     return [*sorted(before), tick][:_MAX_TICKS_PER_CLAIM]

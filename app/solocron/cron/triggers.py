@@ -21,17 +21,20 @@ _SET_BACK_MS = 60_000
 
 
 class Trigger(aiocron.Cron):  # type: ignore[misc]  # aiocron ships no types
-    """Calls `fire(tick)` on the event loop at each tick (UTC epoch ms) of the calendar.
+    """Calls `fire(tick)` on the event loop `delay_ms` after each tick (UTC epoch ms) of a calendar.
 
     Each tick fires once, also when the clock is set back by less than a minute. After a larger
     step back (a wrong clock was put right) the calendar counts from the new time.
     """
 
-    def __init__(self, calendar: Calendar, clock: Clock, fire: Callable[[int], None]) -> None:
+    def __init__(
+        self, calendar: Calendar, clock: Clock, fire: Callable[[int], None], *, delay_ms: int = 0
+    ) -> None:
         super().__init__(calendar.expression, fire, start=False, tz=ZoneInfo(calendar.zone))
         self._calendar = calendar
         self._clock = clock
         self._fire = fire
+        self._delay_ms = delay_ms
         self._target: int | None = None
         self._due: int | None = None
         self._seen_ms = 0.0
@@ -45,14 +48,14 @@ class Trigger(aiocron.Cron):  # type: ignore[misc]  # aiocron ships no types
 
         aiocron calls it to arm the next wake-up, and only then `call_func`.
         """
-        now = self._clock.now_ms()
+        now = self._clock.now_ms() - self._delay_ms
         if self._target is None or now < self._seen_ms - _SET_BACK_MS:
             self._target = self._calendar.next_after(now)
         elif now >= self._target:
             self._due = self._calendar.latest_at(now)
             self._target = self._calendar.next_after(now)
         self._seen_ms = now
-        wait = self._clock.seconds_until(self._target)
+        wait = self._clock.seconds_until(self._target + self._delay_ms)
         loop_time: float = self.loop.time()
         return loop_time + min(max(wait, 0.0), MAX_SLEEP_S)
 

@@ -1,8 +1,9 @@
-"""The verdicts in words: what a server did with a tick, and what helps if something does."""
+"""Verdicts, times and lengths of time in words; and what helps a verdict, if something does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 Words = tuple[str, str]  # what is said, and its remedy ('': none is needed)
 
@@ -33,3 +34,27 @@ WORDS: Mapping[str, Words] = {
                "{by_hand}"),
     "duplicate-prevented": ("was kept from running it again: the ledger had it", ""),
 }  # fmt: skip
+
+
+def moment(ms: float | None) -> str:
+    """A time (UTC epoch ms) as ISO 8601."""
+    return "never" if ms is None else iso(datetime.fromtimestamp(int(ms) / 1000, UTC))
+
+
+def iso(moment: datetime) -> str:
+    """To the second, as all else that people read."""
+    return moment.isoformat(timespec="seconds")
+
+
+def span(ms: float) -> str:
+    """A length of time in words of at most two units."""
+    if ms < 1000:
+        return f"{ms:.0f} ms"
+    if ms < 60_000:
+        return f"{ms / 1000:.1f} s"
+    minutes = int(ms // 60_000)
+    if minutes < 60:
+        return f"{minutes} min {int(ms // 1000) % 60} s"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} days"

@@ -16,13 +16,16 @@ class Companions(NamedTuple):
     """The keys beside a lock, in the same cluster slot, each with its own TTL.
 
     `alive`: the owner's sign of life; `settled`: the newest settled tick; `paused`: set by an
-    operator; `looked`: a server looked into the ledger lately.
+    operator; `looked`: a server looked into the ledger lately; `older`: the newest tick that an
+    older server was found running; `reserved`: since when no older server could get the lock.
     """
 
     alive: str
     settled: str
     paused: str
     looked: str
+    older: str
+    reserved: str
 
 
 def companions(key: str) -> Companions:

@@ -72,6 +72,11 @@ class Lease:
             self._timer.cancel()
             self._timer = None
 
+    @property
+    def is_trusted(self) -> bool:
+        """Whether it is trusted at this moment; may be asked in any thread."""
+        return not self.lost.is_set() and self._clock.monotonic() < self.deadline_s
+
     def ensure(self) -> None:
         """Raise LeaseLost unless the lease is trusted at this moment."""
         if not self.lost.is_set() and self._clock.monotonic() >= self.deadline_s:

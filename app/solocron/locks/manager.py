@@ -26,7 +26,7 @@ from solocron.locks.keys import (
     companions,
 )
 from solocron.locks.lease import Lease
-from solocron.locks.link import RedisLink
+from solocron.locks.listing import held
 from solocron.locks.owned import Owned
 from solocron.locks.results import (
     Claim,
@@ -52,8 +52,9 @@ class LockManager:
 
     `lease_ms` is the trust window: an owner silent for so long is taken over. `keep_ms` is how
     long Redis remembers the newest settled tick, `max_skew_ms` how far this server's clock may be
-    ahead of Redis's. `statistics` counts what became of each lock. `alone`: what becomes of ticks
-    while Redis is away, for the log.
+    ahead of Redis's. With `margin_ms`, a tick is granted only if the lock was reserved for so long
+    before it (see `reserve`). `statistics` counts what became of each lock. `alone`: what becomes
+    of ticks while Redis is away, for the log.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class LockManager:
         deadline_s: float = 1.0,
         keep_ms: int = 2 * 24 * 3600 * 1000,
         max_skew_ms: int = 60_000,
+        margin_ms: int = 0,
         alone: str = "the ledger decides alone",
     ) -> None:
         clock = clock or SystemClock()
@@ -77,6 +79,7 @@ class LockManager:
         self._clock = clock
         self._lease_ms = check_ttl(lease_ms, "lease_ms")
         self._keep_ms = check_ttl(keep_ms, "keep_ms")
+        self.margin_ms = margin_ms
         self._leases: dict[str, Lease] = {}
         self._owned = Owned()
         self._background: set[asyncio.Task[Any]] = set()
@@ -191,12 +194,11 @@ class LockManager:
     async def _claim(self, key: str, token: str, tick: int, ttl: int, lease: int) -> Claim:
         beside = companions(check_key(key))
         sent_at, sent_ms = self._clock.monotonic(), self._clock.now_ms()
+        since = int(self._clock.real_ms(tick)) - self.margin_ms if self.margin_ms else ""
+        keys = (key, beside.alive, beside.settled, beside.paused, beside.older, beside.reserved)
+        args = (token, ttl, lease, tick, self.skew.opens_ms(tick), self._keep_ms, since)
         try:
-            answer = await self.script(
-                scripts.CLAIM,
-                (key, beside.alive, beside.settled, beside.paused),
-                (token, ttl, lease, tick, self.skew.opens_ms(tick)),
-            )
+            answer = await self.script(scripts.CLAIM, keys, args)
         except LockReadOnly:  # refused, so not granted
             self.statistics.of(key).unavailable += 1
             raise
@@ -220,7 +222,7 @@ class LockManager:
 
     async def _settle(self, key: str, token: str, tick: int = -1, covers: int = -1) -> bool:
         beside = companions(check_key(key))
-        keys = (key, beside.alive, beside.settled)
+        keys = (key, beside.alive, beside.settled, beside.reserved)
         args = (token, tick, covers, self._keep_ms, self.skew.opens_ms(covers))
         return bool(await self.script(scripts.SETTLE, keys, args))
 
@@ -288,11 +290,28 @@ class LockManager:
         return [survey for group in found for survey in group]
 
     async def _survey(self, locks: Sequence[str]) -> list[Survey]:
-        keys = [k for key in locks for k in (check_key(key), *companions(key))]
+        keys = [k for key in locks for k in (check_key(key), *companions(key)[:4])]
         sent_ms = self._clock.now_ms()
         *rows, now_ms = await self.script(scripts.SURVEY, keys, [self._lease_ms])
         self.skew.compare(sent_ms, now_ms, "Redis's")
         return [read_survey(row) for row in rows]
+
+    async def reserve(self, jobs: Sequence[tuple[str, int, int]], reserved_ms: int) -> list[bool]:
+        """Keep each lock from older servers for `reserved_ms`, from a moment on that is `margin_ms`
+        off any tick; whether each is. A job is its lock key and the ticks before and after now."""
+        groups = self._together(jobs)
+        found = await asyncio.gather(*(self._reserve(each, reserved_ms) for each in groups))
+        return [reserved for group in found for reserved in group]
+
+    async def _reserve(self, jobs: Sequence[tuple[str, int, int]], reserved_ms: int) -> list[bool]:
+        keys: list[str] = []
+        args: list[int] = []
+        for key, last, following in jobs:
+            beside = companions(check_key(key))
+            keys += (key, beside.reserved, beside.settled)
+            args += (*(int(self._clock.real_ms(tick)) for tick in (last, following)), last)
+        times = (self.margin_ms, reserved_ms, self._keep_ms)
+        return [bool(each) for each in await self.script(scripts.RESERVE, keys, [*args, *times])]
 
     async def inspect(self, key: str) -> Survey:
         """As `survey`, of one job and without leaving a trace: `look` is False."""
@@ -310,14 +329,7 @@ class LockManager:
 
     async def locks(self, limit: int = 1000) -> list[dict[str, Any]]:
         """The locks now held (at most `limit`): key, owner, ttl_ms, ours (this process's)."""
-        found: dict[bytes, tuple[str, int]] = {}
-        for server in await self.link.servers():
-            cursor = b"0"
-            while len(found) < limit:
-                cursor, keys = await server.call("SCAN", cursor, "MATCH", "cron:*", "COUNT", 500)
-                found.update(await _owners(server, keys))
-                if int(cursor) == 0:
-                    break
+        found = await held(await self.link.servers(), limit)
         return [
             {
                 "key": key.decode(errors="replace"), "owner": owner[:300], "ttl_ms": ttl_ms,
@@ -328,7 +340,8 @@ class LockManager:
 
     async def unlock(self, key: str) -> bool:
         """Delete a lock whoever holds it (an operator's act); its owner's lease is lost."""
-        return bool(await self.link.call("DEL", check_key(key), companions(key).alive, key=key))
+        beside = companions(check_key(key))
+        return bool(await self.link.call("DEL", key, beside.alive, beside.reserved, key=key))
 
     async def pause(self, key: str, *, ttl_ms: int = PAUSE_MS, by: str = "") -> int:
         """Let no tick of the job be claimed for `ttl_ms` (unless told 7 days, at most 30), in the
@@ -359,16 +372,3 @@ class LockManager:
             return await self.link.call("EVALSHA", sha, len(keys), *keys, *args, key=keys[0])
         except NoScriptError:  # SCRIPT FLUSH or a restart since the connection was made
             return await self.link.call("EVAL", script, len(keys), *keys, *args, key=keys[0])
-
-
-async def _owners(server: RedisLink, keys: Sequence[bytes]) -> dict[bytes, tuple[str, int]]:
-    """(owner, ttl in ms) of each lock among keys of one server."""
-    if not keys:
-        return {}
-    owners = await server.call_all([("MGET", key) for key in keys])  # GET fails for other types
-    ttls = await server.call_all([("PTTL", key) for key in keys])
-    return {
-        key: (owner.decode(errors="replace"), int(ttl))
-        for key, (owner,), ttl in zip(keys, owners, ttls, strict=True)
-        if owner is not None  # freed meanwhile, or no lock but a key of another type
-    }

@@ -15,7 +15,7 @@ from solocron.storage.tables import job_runs
 MOST_RUNS = 1000
 _SHOWN = (
     "job", "tick", "attempt", "state", "owner", "origin", "fallback", "started_at", "finished_at",
-    "duration_ms", "error", "result",
+    "duration_ms", "error", "result", "params", "asked_by", "progress",
 )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ _MAX_STORES = 10_000
 _FEW_STORES = 8  # of which a tuple is as fast as a set, and 200 bytes less for each connection
 _MAX_JWKS = 256 * 1024
 _LEEWAY_S = 5
+_LISTENING_S = 60
 _MAX_TIME_S = 2**53
 _NO_TOKEN = "it is no JSON Web Token: send all of what `solocron token` or the issuer gave"
 _MIN_KEY_BITS = {"RS256": 2048, "ES256": 256}
@@ -103,6 +104,11 @@ class Authenticator:
         """Whether everybody is let in."""
         return self._secret is None and self._keys is None
 
+    @property
+    def signs(self) -> bool:
+        """Whether it has what tokens are signed with."""
+        return self._secret is not None
+
     def authenticate(self, token: str | None) -> Principal:
         """The principal of a token. Raises Unauthenticated."""
         if self.is_open:
@@ -176,6 +182,21 @@ class Authenticator:
             "stores": "*" if stores is None else stores, "scope": " ".join(scopes),
         }  # fmt: skip
         return jwt.encode(claims, self._secret, algorithm="HS256")
+
+
+def listening_token(authenticator: Authenticator, principal: Principal) -> str:
+    """A token that is good for a minute at most, and only for the notifications of all stores; ''
+    where none can be made: everybody is let in, or tokens come from the issuer of a JWKS file."""
+    principal.require("notifications:read")
+    principal.require_store(EVERY)
+    if not authenticator.signs:
+        return ""
+    left_s = authenticator.seconds_left(principal)
+    lifetime_s = _LISTENING_S if left_s is None else int(min(_LISTENING_S, left_s))
+    return authenticator.issue(
+        subject=principal.subject, stores=None, scopes=["notifications:read"],
+        lifetime_s=lifetime_s,
+    )  # fmt: skip
 
 
 def _refused(why: str) -> Unauthenticated:

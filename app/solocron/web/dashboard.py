@@ -2,7 +2,9 @@
 
 Without script it renews itself as a whole. `static/dashboard.js` does so part by part, counts down,
 listens to notifications and has jobs run, paused and locks deleted: what the token is for. It has
-no token: the browser sends along the password that the page was asked for with.
+no token: the browser sends along the password that the page was asked for with. Not every browser
+does so when it opens a WebSocket: for that the script is given a token that only listens, for a
+minute, which goes into the first frame.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from solocron.locks.results import token_tick
 from solocron.locks.statistics import LockCounts
 from solocron.web import charts
-from solocron.web.auth import Authenticator, Principal, Unauthenticated
+from solocron.web.auth import Authenticator, Principal, Unauthenticated, listening_token
 from solocron.web.fleet import SPAN_MS, SPANS, FleetView
-from solocron.web.guard import basic_password, bearer, require_reader
+from solocron.web.guard import basic_password, bearer, own_page_token, require_reader
 
 _RUNS = 30
 _POLICY = (
@@ -68,10 +70,16 @@ class Dashboard:
         )  # fmt: skip
         return web.Response(text=text, content_type="text/html", headers=_HEADERS)
 
+    async def token(self, request: web.Request) -> web.Response:
+        """A token by which the page listens, in exchange for one that may, of this very page."""
+        principal = self._authenticator.authenticate(own_page_token(request))
+        token = listening_token(self._authenticator, principal)
+        return web.json_response({"token": token}, headers={"Cache-Control": "no-store"})
+
     async def _state(self) -> dict[str, Any]:
         jobs, workers, locks, summary, alerts = await asyncio.gather(
             self._fleet.jobs(list(self._names), _RUNS), self._fleet.workers(),
-            self._fleet.locks(), self._fleet.summary(), self._fleet.alerts(),
+            self._fleet.held(), self._fleet.summary(), self._fleet.alerts(),
         )  # fmt: skip
         missing = {**jobs["missing"], **workers["missing"], **locks["missing"],
                    **summary["missing"]}  # fmt: skip
@@ -83,6 +91,7 @@ class Dashboard:
             "timelines": {job["job"]: charts.timeline(job["runs"] or (), _RUNS)
                           for job in jobs["jobs"]},
             "workers": workers["workers"], "locks": locks["locks"],
+            "looked": locks["now"],
             "alerts": alerts["alerts"], "stores": summary["stores"],
             "deliveries": summary["deliveries"],
             "days": charts.days(list(self._names), hours, until, SPAN_MS, SPANS)

@@ -7,7 +7,6 @@ or empty, and named in `missing` with the reason. Times are UTC epoch ms.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from solocron.clock import Clock
 from solocron.cron.board import Board, Presence
 from solocron.cron.job import Job
+from solocron.cron.values import value_of
 from solocron.errors import LockUnavailable, StorageUnavailable
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Survey, token_tick
@@ -30,7 +30,7 @@ MOST_LOCKS = 1000
 SPAN_MS, SPANS = 3_600_000, 24
 _WITHIN_S = 2.0
 _KEPT_S = 15.0
-_ALERTS_KEPT_S = 2.0
+_ALERTS_KEPT_S = _LOCKS_KEPT_S = 2.0
 
 _T = TypeVar("_T")
 
@@ -57,6 +57,7 @@ class FleetView:
         self._deliveries = Kept(channels.status, _KEPT_S)
         self._alerts = Kept(alerts, _ALERTS_KEPT_S)
         self._spans = Kept(self._read_spans, _KEPT_S)
+        self._held = Kept(self.locks, _LOCKS_KEPT_S)
 
     async def jobs(self, names: Sequence[str], runs: int) -> dict[str, Any]:
         """These jobs: schedule, lock, pause, and the newest `runs` runs of each."""
@@ -82,7 +83,7 @@ class FleetView:
         StorageUnavailable: there is nothing else to show."""
         rows = await self._past.page(name, limit, before)
         following = rows[-1]["tick"] if len(rows) == limit else None
-        return {"runs": [_run(row) for row in rows], "next": following}
+        return {"runs": [_run(row, self._jobs[name].delay_ms) for row in rows], "next": following}
 
     async def workers(self) -> dict[str, Any]:
         """The workers seen within a day; without Redis, this one."""
@@ -112,6 +113,15 @@ class FleetView:
             for each in found or ()
         ]
         return {"now": int(self._clock.now_ms()), "locks": rows, "missing": missing}
+
+    async def held(self) -> dict[str, Any]:
+        """As `locks`, all of them; read every 2 s at most, which is when `now` is, for a page of
+        everybody's."""
+        return await self._held.get()
+
+    def unlocked(self) -> None:
+        """A lock was deleted: `held` has it no more."""
+        self._held.forget()
 
     async def alerts(self) -> dict[str, Any]:
         """The alerts of all workers, oldest first; of this one when nobody else can be asked."""
@@ -144,7 +154,8 @@ class FleetView:
         since = until - SPANS * SPAN_MS
         found = await self._past.spans(list(self._jobs), since, until, SPAN_MS)
         return [
-            {"job": job, "since": span.since, "late_ms": span.late_ms,
+            {"job": job, "since": span.since,
+             "late_ms": max(0, span.late_ms - self._jobs[job].delay_ms),
              **{state: span.states.get(state, 0) for state in ("succeeded", "failed", "running")}}
             for job, spans in found.items() for span in spans if span.states
         ]  # fmt: skip
@@ -174,19 +185,24 @@ def _job(
     return {
         "job": job.name, "schedule": job.calendar.expression, "timezone": job.calendar.zone,
         "lock_key": job.lock_key, "next_tick": job.calendar.next_after(now_ms),
+        "delay_ms": job.delay_ms, "params": dict(job.params),
         "paused": survey.paused if survey else None, **pause_of(survey, now_ms),
         "owner": survey.owner or None if survey else None,
         "lock_ttl_ms": survey.ttl_ms if survey and survey.owner else None,
         "settled_tick": survey.settled if survey else None,
-        "runs": [_run(row) for row in runs] if runs is not None else None,
+        "runs": [_run(row, job.delay_ms) for row in runs] if runs is not None else None,
     }  # fmt: skip
 
 
-def _run(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the ledger; a run by hand has no tick to be late for."""
-    late_ms = max(0, row["started_at"] - row["tick"]) if row["origin"] == "schedule" else None
-    result = json.loads(row["result"]) if row["result"] else {}
-    return {**row, "fallback": bool(row["fallback"]), "late_ms": late_ms, "result": result}
+def _run(row: Mapping[str, Any], delay_ms: int) -> dict[str, Any]:
+    """A row of the ledger, whose job begins `delay_ms` after its ticks; a run by hand has no tick
+    to be late for."""
+    late_ms = max(0, row["started_at"] - row["tick"] - delay_ms)
+    values = {name: value_of(row[name]) for name in ("result", "params", "progress")}
+    return {
+        **row, "fallback": bool(row["fallback"]), **values,
+        "late_ms": late_ms if row["origin"] == "schedule" else None,
+    }  # fmt: skip
 
 
 def _tick(owner: str) -> int | None:

@@ -19,6 +19,10 @@ class Kept(Generic[_T]):
         self._reading = asyncio.Lock()
         self._found: tuple[float, _T] | None = None
 
+    def forget(self) -> None:
+        """Read anew when it is asked for next: it has changed."""
+        self._found = None
+
     async def get(self) -> _T:
         """The newest reading."""
         async with self._reading:

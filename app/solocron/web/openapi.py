@@ -233,6 +233,15 @@ def _others() -> dict[str, Any]:
                 "responses": {"200": page, "401": asked, **answers({}, 400, 403, 503)},
             }
         },
+        "/dashboard/token": {
+            "post": {
+                "summary": "A token that listens for a minute, for the page's script.",
+                "description": "It is '' where the server cannot sign one. With a password only a "
+                "page of this host may ask.",
+                "security": [{"token": []}, {"password": []}],
+                "responses": answers({200: ("The token.", state)}, *GUARDED),
+            }
+        },
         "/metrics": {
             "get": {
                 "summary": "Metrics for Prometheus, for tokens with metrics:read.",

@@ -15,8 +15,10 @@ from typing import Any
 from aiohttp import web
 
 from solocron.cron.job import Job
+from solocron.cron.manual import Asked
 from solocron.cron.outcome import Outcome
 from solocron.cron.scheduler import Scheduler
+from solocron.cron.values import merged
 from solocron.errors import (
     ConfigError,
     InvalidInput,
@@ -128,12 +130,15 @@ class Operations:
     # -- acting ----------------------------------------------------------------------------
 
     async def run(self, request: web.Request) -> web.Response:
-        """Run a job now, beside its schedule: 202 with its tick once it has begun. A run goes on
+        """`{"params": {"day": 3}}`, if the job has such: run it now, beside its schedule; 202 with
+        its tick once it has begun. A run goes on
         without its request, and is stopped as scheduled ones are."""
         principal = self._actor(request, "jobs:run")
         job = self._job(request)
+        params = _params(job, await json_of(request) if request.body_exists else {})
+        asked = Asked(params, by=principal.subject or "the API", goes_on=True)
         scheduler = self._scheduler()
-        begun = scheduler.run_now(job) if scheduler is not None else None
+        begun = scheduler.run_now(job, asked) if scheduler is not None else None
         if begun is None:
             raise Draining("this server starts no runs: it is going away, or not yet there")
         outcome = await begun.outcome()
@@ -168,6 +173,7 @@ class Operations:
         key = _lock_key(request.match_info["key"])
         if not await self._locks.unlock(key):
             raise UnknownLock(f"lock {key!r}: nobody holds it")
+        self._fleet.unlocked()
         self._say(principal, "deleted lock", key)
         return web.Response(status=204)
 
@@ -211,6 +217,16 @@ def _before(text: str | None) -> int | None:
     if not _TICK.fullmatch(text) or int(text) > _MOST_TICK:
         raise InvalidInput(f"before is {text[:40]!r}: give a tick, in UTC epoch ms")
     return int(text)
+
+
+def _params(job: Job, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    unknown = [each for each in fields if each != "params"]
+    if unknown:
+        raise InvalidInput(f"there is no field {quoted(unknown[0])}: give params, or nothing")
+    given = fields.get("params", {})
+    if not isinstance(given, dict):
+        raise InvalidInput(f"params is {quoted(given)}: give an object of the job's parameters")
+    return merged(job.name, job.params, given)
 
 
 def _for_s(fields: Mapping[str, Any]) -> int:

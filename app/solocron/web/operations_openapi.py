@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from solocron.cron.job import NAME_PATTERN
+from solocron.cron.values import MAX_PARAMS
 from solocron.locks.keys import MAX_KEY
 from solocron.storage.past import MOST_RUNS
 from solocron.web.fleet import MOST_LOCKS
@@ -57,6 +58,11 @@ def schemas() -> dict[str, Schema]:
             optional=("for_s",),
         ),
         "Begun": record({"job": _TEXT, "tick": _TIME}),
+        "RunInput": record(
+            {"params": {"type": "object", "description": "Those that differ from the job's; "
+                        f"at most {MAX_PARAMS} bytes."}},
+            optional=("params",),
+        ),
     }  # fmt: skip
 
 
@@ -65,22 +71,33 @@ def _run_fields() -> dict[str, Schema]:
         "job": _TEXT, "tick": _TIME, "attempt": _COUNT,
         "state": {"enum": ["running", "succeeded", "failed"]},
         "owner": _TEXT,
-        "origin": {**_TEXT, "description": "schedule, or manual: by hand."},
+        "origin": {**_TEXT, "description": "schedule, manual (by hand) or backfill."},
+        "asked_by": {**_or_null(_TEXT), "description": "Who asked for it, if not the schedule."},
+        "params": {"type": ["object", "null"], "description": "Of a run by hand."},
         "fallback": {**_FLAG, "description": "It was begun without Redis."},
         "started_at": _TIME, "finished_at": _or_null(_TIME), "duration_ms": _or_null(_COUNT),
-        "late_ms": {**_or_null(_COUNT), "description": "From its tick to its beginning."},
+        "late_ms": {**_or_null(_COUNT), "description": "From when it was due to its beginning."},
         "error": _or_null(_TEXT),
-        "result": {"type": "object", "additionalProperties": {"type": "integer"}},
+        "result": {"description": "What it returned: any JSON value."},
+        "progress": {**_progress(), "type": ["object", "null"]},
     }  # fmt: skip
+
+
+def _progress() -> Schema:
+    number: Schema = {"type": "number", "minimum": 0}
+    return record({"done": number, "total": _or_null(number), "note": _TEXT})
 
 
 def _job_fields() -> dict[str, Schema]:
     runs = {**_or_null(_list(ref("Run"))), "description": "The newest, newest first."}
     return {
         "job": _TEXT, "schedule": _TEXT, "timezone": _TEXT, "lock_key": _TEXT,
-        "next_tick": _TIME, "paused": _or_null(_FLAG), "paused_until": _or_null(_TIME),
+        "next_tick": _TIME,
+        "delay_ms": {**_COUNT, "description": "Its runs begin so much after its ticks (jitter)."},
+        "paused": _or_null(_FLAG), "paused_until": _or_null(_TIME),
         "paused_by": _or_null(_TEXT),
         "owner": {**_or_null(_TEXT), "description": "Who holds its lock."},
+        "params": {"type": "object", "description": "Its parameters, with their defaults."},
         "lock_ttl_ms": _or_null({"type": "integer"}), "settled_tick": _or_null(_TIME),
         "runs": runs,
     }  # fmt: skip
@@ -183,12 +200,19 @@ def _reads(
 
 def _acts() -> dict[str, Any]:
     body = {"content": {"application/json": {"schema": ref("PauseInput")}}}
+    wanted = {"content": {"application/json": {"schema": ref("RunInput")}}}
     begun, paused = {202: ("It has begun.", ref("Begun"))}, ref("Paused")
     key = {**_TEXT, "pattern": r"^cron:[^\s{}/]+$", "maxLength": MAX_KEY}
     pause = "No server begins a tick of the job for so long. A run that has begun goes on."
     return {
         "/api/v1/jobs/{job}/run": _post(
-            "Run a job now, beside its schedule; without its lock it is a conflict.", begun, 409
+            "Run a job now, beside its schedule; without its lock it is a conflict.",
+            begun,
+            408,
+            409,
+            413,
+            422,
+            body=wanted,
         ),
         "/api/v1/jobs/{job}/pause": _post(
             pause, {200: ("It is paused.", paused)}, 408, 413, 422, body=body

@@ -89,6 +89,7 @@ def routes(
         web.get("/events", events.readable(guarded(events.handle)), allow_head=False),
         web.options("/events", events.readable(guarded(events.preflight))),
         web.get("/dashboard", guarded(dashboard.page)),
+        web.post("/dashboard/token", guarded(dashboard.token)),
         web.get("/api/openapi.json", described(openapi.document())),
         web.get("/api/asyncapi.json", described(asyncapi.document())),
         web.get("/api/v1/stores", guarded(stores.list)),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from solocron.cron.job import Job
+from solocron.cron.values import value_of
 from solocron.errors import LockUnavailable, StorageUnavailable
 from solocron.ledger import Ledger
 from solocron.locks.manager import LockManager
@@ -41,7 +42,7 @@ async def overview(
             "paused": survey.paused if survey else None, **pause_of(survey, now_ms),
             "last_tick": run.get("tick"), "state": run.get("state"),
             "attempt": run.get("attempt"), "duration_ms": run.get("duration_ms"),
-            "error": run.get("error"),
+            "error": run.get("error"), "progress": value_of(run.get("progress")),
         })  # fmt: skip
     up = {each: "down" if each in problems else "up" for each in ("redis", "database")}
     deliveries = [] if "database" in problems else await channels.status()

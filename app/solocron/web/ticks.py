@@ -37,8 +37,10 @@ def explanation_schema() -> dict[str, Any]:
         database=text,
         notes={"type": "array", "items": _whole(about=text, text=text, remedy=text)},
         ledger=_or_null(
-            state=text, attempt=ms, owner=text, origin=text, fallback=flag, started_at=ms,
-            finished_at=maybe_ms, duration_ms=maybe_ms, error=maybe_text, counts={"type": "object"},
+            state=text, attempt=ms, owner=text, origin=text, asked_by=maybe_text, fallback=flag,
+            started_at=ms, finished_at=maybe_ms, duration_ms=maybe_ms, error=maybe_text,
+            counts={"type": "object"}, params={"type": ["object", "null"]}, result={},
+            progress={"type": ["object", "null"]},
         ),
         lock=_or_null(owner=text, ttl_ms=ms, silent=flag),
         pause=_or_null(until=ms, by=text, since=maybe_ms),

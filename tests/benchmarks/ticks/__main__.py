@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from benchmarks.common import Say, conduct, count, machine, machine_line, parser, save
+from benchmarks.common_world import world
 from benchmarks.ticks.counts import per_tick
 from benchmarks.ticks.measure import Measure, Size
 from benchmarks.ticks.plan import Plan
 from benchmarks.ticks.report import Findings
-from benchmarks.ticks.world import world
 
 _DESCRIPTION = """\
 Measures how late jobs begin that one process runs by their schedules, and what hosting them costs:
@@ -52,14 +52,14 @@ def main(arguments: Sequence[str]) -> int:
     found, before = Findings(), machine()
 
     def work(say: Say) -> None:
-        with world() as (made, log):
+        with world("ticks") as made:
             measure = Measure(made, found.missing, say)
             for size in due:
                 found.turns[size] = measure.rounds(size, times)
             found.turns[idle] = measure.rounds(idle, 1)
             for each in workers:
                 say(f"commands of a tick: {each} workers")
-                found.costs.append(asyncio.run(per_tick(made, log, each, ticks)))
+                found.costs.append(asyncio.run(per_tick(made, each, ticks)))
 
     def report(console: Console) -> None:
         if found.turns:

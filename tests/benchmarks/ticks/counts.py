@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ticks.world import World
+from benchmarks.common_world import World
 from conftest import RedisServer
 from solocron.storage.engine import Database
 from workers import Worker, effects, prepare, until
@@ -34,7 +34,7 @@ class Cost:
     statements_per_loser: float | None
 
 
-async def per_tick(world: World, log: Path, workers: int, ticks: int) -> Cost:
+async def per_tick(world: World, workers: int, ticks: int) -> Cost:
     """Watch workers that all have one job, due every second, for so many ticks."""
     url = await asyncio.to_thread(world.database)
     database = await prepare(url)
@@ -46,31 +46,29 @@ async def per_tick(world: World, log: Path, workers: int, ticks: int) -> Cost:
                 *(
                     Worker.start(
                         redis=world.redis.url, database=url, sweep=_NOT_NOW_S,
-                        alert_after=_NOT_NOW_S, log=log.with_name("workers"),
+                        alert_after=_NOT_NOW_S, log=world.folder / "workers",
                         job={"name": f"w{number}"},
                     )
                     for number in range(first, min(first + _AT_ONCE, workers))
                 )
             )  # fmt: skip
-        return await _watch(world, log, database, fleet, ticks)
+        return await _watch(world, database, fleet, ticks)
     finally:
         await asyncio.gather(*(worker.stop() for worker in fleet))
         await database.close()
 
 
-async def _watch(
-    world: World, log: Path, database: Database, fleet: Sequence[Worker], ticks: int
-) -> Cost:
+async def _watch(world: World, database: Database, fleet: Sequence[Worker], ticks: int) -> Cost:
     await _ran(database, 2)
     await asyncio.to_thread(world.log_statements, True)
     await _between_ticks()
     world.redis.cli("config", "resetstat")
-    read = os.stat(log).st_size
+    read = os.stat(world.log).st_size
     first = len(await effects(database))
     await _ran(database, first + ticks)
     await _between_ticks()
     scripts, won = _scripts(world.redis), Counter(await effects(database))
-    statements = _statements(log, read)
+    statements = _statements(world.log, read)
     await asyncio.to_thread(world.log_statements, False)
     counted = sorted(won)[first:]
     winners = {worker for _, worker in counted}

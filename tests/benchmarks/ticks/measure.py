@@ -9,9 +9,9 @@ from typing import Any
 
 from benchmarks.common import BenchError, Say, turns
 from benchmarks.common_process import ours, running, theirs
+from benchmarks.common_world import World
 from benchmarks.ticks.plan import Plan
 from benchmarks.ticks.ways import WAYS
-from benchmarks.ticks.world import World
 
 PRODUCT = "solocron"
 _SETTLED_S = 1.2  # after the start, until which ticks are not counted
@@ -88,7 +88,8 @@ class Measure:
         command, paths = (
             ours(module, *arguments) if is_ours else theirs("ticks", module, *arguments)
         )
-        variables = {**self._world.environment(migrated=is_ours), **paths}
+        url = self._world.database(*(() if is_ours else (None,)))
+        variables = {**self._world.environment(url), **paths}
         with running(name, command, variables) as process:
             if "error" in process.said:
                 raise BenchError(process.said["error"])

@@ -1,6 +1,7 @@
 /* The dashboard, live: each part of the page that the server has made anew is put in the old one's
 place; times are counted down; what the token is for is done once it is confirmed. No token is in
-the page: the browser sends along the password that it asked for. */
+the page: the browser sends along the password that it asked for, but for a WebSocket, which it is
+exchanged for. */
 
 import { Client } from "./solocron.js";
 
@@ -146,8 +147,15 @@ function hear(event) {
   while (find("events").childElementCount > MOST_EVENTS) find("events").lastElementChild.remove();
 }
 
+async function token() { // one that only listens, and soon ends
+  const answer = await fetch(new URL("dashboard/token", root), { method: "POST" });
+  if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
+  return (await answer.json()).token;
+}
+
 function listen() {
   return new Client(new URL("ws", root), { "*": null }, {
+    token,
     onEvent: hear,
     onState: (state, reason) => {
       find("connection").value = reason ? `${state} (${reason})` : state;

@@ -8,6 +8,16 @@ reason): connecting, open or waiting, and in the end closed. What they throw is 
 const FINAL = new Set([1002, 1003, 1007, 1008, 1009, 1010, 4401, 4403]);
 const [LOST, POLICY, UNAUTHENTICATED] = [1006, 1008, 4401];
 
+function report(error) { (globalThis.reportError ?? console.error)(error); }
+
+function whole(url) { // a page's own address is what a relative one goes on from
+  const page = globalThis.location?.href;
+  try { return new URL(url, page); } catch {
+    const remedy = page ? "" : ": outside of a page give all of it, such as wss://shop.example/ws";
+    throw new TypeError(`${url} is no URL${remedy}`);
+  }
+}
+
 export class Client {
   #last = new Map(); // the last seq of each store watched, or null
   #live = new Set(); // those the server has answered for, on this connection
@@ -18,7 +28,8 @@ export class Client {
   #isDenied = false; // the last token was; it may have been an old one
 
   constructor(url, stores, options = {}) {
-    this.url = new URL(url, location.href);
+    if (!globalThis.WebSocket) throw new Error("no WebSocket here: use a browser, or Node 22");
+    this.url = whole(url);
     this.url.protocol = this.url.protocol.replace("http", "ws");
     this.options = { heartbeatMs: 25_000, retryMs: [1_000, 30_000], ...options };
     this.subscribe(stores);
@@ -115,11 +126,12 @@ export class Client {
 
   #lost(code, reason) {
     this.#leave();
+    const why = `${code} ${reason}`.trim(); // most have no reason
     const mayRenew = code === UNAUTHENTICATED && typeof this.options.token === "function";
-    if (FINAL.has(code) && (!mayRenew || this.#isDenied)) return this.close(`${code} ${reason}`);
+    if (FINAL.has(code) && (!mayRenew || this.#isDenied)) return this.close(why);
     this.#isDenied ||= mayRenew;
     const hint = code === 1001 && /^reconnect-after-ms=(\d+)$/.exec(reason);
-    this.#again(`${code} ${reason}`, hint ? Math.min(Number(hint[1]), 60_000) : undefined);
+    this.#again(why, hint ? Math.min(Number(hint[1]), 60_000) : undefined);
   }
 
   #again(reason, pauseMs) { // any pause up to the first, then up to twice as long
@@ -142,7 +154,7 @@ export class Client {
   #send(frame) { if (this.#ws?.readyState === 1) this.#ws.send(JSON.stringify(frame)); }
   #is(state, why = "") { state !== this.#state && this.#tell("onState", this.#state = state, why); }
   #after(key, ms, act) { clearTimeout(this.#timers[key]); this.#timers[key] = setTimeout(act, ms); }
-  #tell(name, ...what) { try { this.options[name]?.(...what); } catch (e) { reportError(e); } }
+  #tell(name, ...what) { try { this.options[name]?.(...what); } catch (e) { report(e); } }
   async #token({ token = "" } = this.options) {
     return typeof token === "function" ? token() : token;
   }

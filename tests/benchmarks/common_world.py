@@ -1,5 +1,5 @@
-"""What the servers of the benchmark work on: a Redis, and a PostgreSQL that logs each statement
-when it is told to."""
+"""What the servers of a benchmark work on: a Redis, and a PostgreSQL that logs each statement when
+it is told to."""
 
 from __future__ import annotations
 
@@ -15,37 +15,44 @@ from faults.campaign.postgres import Postgres
 from solocron.storage.engine import Database
 from workers import NEVER
 
-_TEMPLATE = "template_of_benchmark"
+_MIGRATED = "migrated"
 
 
 class World:
-    """Servers; `redis` is emptied, and a database made, for each turn."""
+    """Servers; `redis` is emptied, and a database made, for each turn. `folder` is theirs, and
+    `log` what PostgreSQL says."""
 
-    def __init__(self, redis: RedisServer, url: str) -> None:
+    def __init__(self, redis: RedisServer, postgres: Postgres, folder: Path) -> None:
         self.redis = redis
-        self._url = url
+        self.folder = folder
+        self.log = postgres.log
+        self._url = postgres.url
         self._numbers = count()
 
     def prepare(self) -> None:
         """A migrated database, of which others are made."""
-        execute(self._url, f"CREATE DATABASE {_TEMPLATE}")
-        asyncio.run(_migrate(self._named(_TEMPLATE)))
+        execute(self._url, f"CREATE DATABASE {_MIGRATED}")
+        asyncio.run(_migrate(self._named(_MIGRATED)))
 
-    def database(self, *, migrated: bool = True) -> str:
-        """The URL of a database of its own."""
+    def database(self, template: str | None = _MIGRATED) -> str:
+        """The URL of a database of its own, with all that the one of that name or URL has."""
         name = f"turn{next(self._numbers)}"
-        template = f" TEMPLATE {_TEMPLATE}" if migrated else ""
-        execute(self._url, f"CREATE DATABASE {name}{template}")
+        of = "" if template is None else f" TEMPLATE {template.partition('?')[0].split('/')[-1]}"
+        execute(self._url, f"CREATE DATABASE {name}{of}")
         return self._named(name)
 
-    def environment(self, *, migrated: bool) -> dict[str, str]:
-        """The environment of a process that has Redis and a database to itself."""
+    def drop(self, url: str) -> None:
+        """Give up a database."""
+        name = url.partition("?")[0].split("/")[-1]
+        execute(self._url, f"DROP DATABASE {name} WITH (FORCE)")
+
+    def environment(self, url: str) -> dict[str, str]:
+        """The environment of a process that has Redis and that database to itself."""
         self.redis.cli("FLUSHALL")
         settings = {
             "port": "0", "store_auto_close_schedule": NEVER, "store_open_reminder_schedule": NEVER,
         }  # fmt: skip
         variables = {f"SOLOCRON_{name.upper()}": value for name, value in settings.items()}
-        url = self.database(migrated=migrated)
         return {"REDIS_URL": self.redis.url, "DATABASE_URL": url, **variables}
 
     def log_statements(self, on: bool) -> None:
@@ -72,16 +79,16 @@ async def _migrate(url: str) -> None:
 
 
 @contextmanager
-def world() -> Iterator[tuple[World, Path]]:
-    """The servers, and the log of PostgreSQL, until the end of the block."""
-    with tempfile.TemporaryDirectory(prefix="ticks-", ignore_cleanup_errors=True) as folder:
+def world(name: str) -> Iterator[World]:
+    """The servers, until the end of the block."""
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", ignore_cleanup_errors=True) as folder:
         redis, postgres = RedisServer(Path(folder)), Postgres(Path(folder))
         try:
             redis.start()
             asyncio.run(postgres.start())
-            made = World(redis, postgres.url)
+            made = World(redis, postgres, Path(folder))
             made.prepare()
-            yield made, postgres.log
+            yield made
         finally:
             asyncio.run(postgres.stop())
             redis.stop()
