@@ -148,6 +148,6 @@ def on_board(redis: RedisServer) -> set[int]:
 
 
 async def nothing_left(redis: RedisServer, killed: int = 0) -> None:
-    """No connection to Redis but redis-cli's, nobody on the board but who was killed."""
+    """No connection to Redis but redis-cli's, nobody on the board but so many who were killed."""
     assert len(redis.cli("CLIENT", "LIST").splitlines()) == 1
-    assert on_board(redis) - {killed} == set()
+    assert len(on_board(redis)) <= killed
