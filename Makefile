@@ -51,7 +51,7 @@ bench-ticks: setup ## lateness and cost of jobs beside other libraries; ARGS=--q
 	@$(MAKE) --no-print-directory peers-ticks || echo "not all peers are installed"
 	@PYTHONPATH=app:tests PYTHONWARNINGS=ignore $(BIN)/python -m benchmarks.ticks $(ARGS)
 
-bench-stores: setup ## a run on a million stores beside two plain statements; ARGS=--quick, --help
+bench-stores: setup ## a run on a million stores beside plain statements; ARGS=--quick, --help
 	@PYTHONPATH=app:tests PYTHONWARNINGS=ignore $(BIN)/python -m benchmarks.stores $(ARGS)
 
 peers-locks: .venv-peers/locks/ready ## the libraries that bench-locks compares with

@@ -1,10 +1,10 @@
 """A worker process for the tests: the real service, saying what it does as JSON lines on stdout.
 
 Its settings come from the environment. Its only argument is a JSON object: `clock` (arguments of
-ScaledClock), and `job`, if it is to host the test job: schedule, overlap, attempts, ttl_ms,
-body_ms, block_s (its first run blocks the event loop for so long), error (every run fails with
-it), name (written with each effect), witness (a list in Redis that each run's tick is put into). A
-line `{"step_ms": n}` on stdin sets its wall clock n ms off what it would be.
+ScaledClock), and `job`, if it is to host the test job: schedule, overlap, attempts, on_redis_down,
+ttl_ms, body_ms, block_s (its first run blocks the event loop for so long), error (every run fails
+with it), name (written with each effect), witness (a list in Redis that each run's tick is put
+into). A line `{"step_ms": n}` on stdin sets its wall clock n ms off what it would be.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ async def write_late(cron: Solocron, run: Run) -> None:
 
 
 def effect_job(cron: Solocron, options: dict[str, Any]) -> Job:
-    """Writes one row of `effects` per run."""
+    """Writes one row of `effects` per run; without a database it says that it is done."""
     blocks = [options["block_s"]] if "block_s" in options else []
 
     async def body(run: Run) -> dict[str, int]:
@@ -91,6 +91,10 @@ def effect_job(cron: Solocron, options: dict[str, Any]) -> Job:
         if "error" in options:
             raise ValueError(options["error"])
         await asyncio.sleep(options.get("body_ms", 5) / 1000)
+        if cron.parts.stored is None:
+            run.ensure_leased()
+            say(event="done", tick=run.tick, attempt=run.attempt)
+            return {"effects": 1}
         async with run.transaction() as connection:
             await connection.execute(
                 text("INSERT INTO effects (tick, worker) VALUES (:tick, :worker)"),
@@ -106,6 +110,7 @@ def effect_job(cron: Solocron, options: dict[str, Any]) -> Job:
         catch_up_ms=int(cron.settings.catch_up * 1000),
         overlap=options.get("overlap", "queue"),
         attempts=options.get("attempts", 3),
+        on_redis_down=options.get("on_redis_down", "run"),
     )
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         StorageUnavailable,
     )
     from solocron.locks.lease import Lease
+    from solocron.locks.lock import Lock
     from solocron.locks.manager import LockManager
     from solocron.service import Solocron
     from solocron.settings import Settings
@@ -47,6 +48,7 @@ _MODULES = {
         "SolocronError", "StaleAttempt", "StorageUnavailable",
     ),
     "solocron.locks.lease": ("Lease",),
+    "solocron.locks.lock": ("Lock",),
     "solocron.locks.manager": ("LockManager",),
     "solocron.service": ("Solocron",),
     "solocron.settings": ("Settings",),
@@ -57,10 +59,10 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
-    "Calendar", "Clock", "ConfigError", "InvalidInput", "Job", "Lease", "LeaseLost", "LockManager",
-    "LockNotAcquired", "LockUnavailable", "Outcome", "Run", "Settings", "Solocron", "SolocronError",
-    "StaleAttempt", "StorageUnavailable", "Store", "StoreRepository", "StoreTable", "SystemClock",
-    "__version__",
+    "Calendar", "Clock", "ConfigError", "InvalidInput", "Job", "Lease", "LeaseLost", "Lock",
+    "LockManager", "LockNotAcquired", "LockUnavailable", "Outcome", "Run", "Settings", "Solocron",
+    "SolocronError", "StaleAttempt", "StorageUnavailable", "Store", "StoreRepository", "StoreTable",
+    "SystemClock", "__version__",
 ]  # fmt: skip
 
 

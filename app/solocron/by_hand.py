@@ -1,17 +1,22 @@
-"""What of a service its host uses by hand: to run a job now, or to notify."""
+"""What of a service its host uses by hand: to run a job now or for the past, lock, or notify."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any, overload
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from solocron.cron.backfill import Backfill, Backfilled, Told, span_ms
 from solocron.cron.manual import Asked, own_tick
 from solocron.cron.outcome import Outcome, T
 from solocron.cron.registry import Registry
 from solocron.cron.run import Run
 from solocron.cron.values import merged
+from solocron.locks.lease import Lease
+from solocron.locks.lock import Lock
 from solocron.wiring import Parts
 
 
@@ -45,8 +50,43 @@ class ByHand:
         asked = Asked(merged(found.name, found.params, params or {}), by)
         tick = own_tick(self.parts.clock.now_ms())
         outcome = await self.parts.runner.run_tick(found, tick, origin="manual", asked=asked)
-        await self.parts.relay.flush()
+        await self.parts.flush()
         return outcome
+
+    async def backfill(
+        self, job: str, since: datetime, until: datetime, *, by: str = "", dry_run: bool = False,
+        told: Told | None = None,
+    ) -> Backfilled:  # fmt: skip
+        """Run each tick of the span, both ends included, that has no run that succeeded, oldest
+        first; each once, however many servers do so. Times without a zone are in the job's. Takes
+        turns with the schedule, waits while the job's lock is held, and can be cancelled and asked
+        for again. `told` is called after each tick; `dry_run` only says what there is to do.
+
+        Raises UnknownJob, InvalidInput (for a span that is not over, or of more than 10,000 ticks,
+        too), LockUnavailable or StorageUnavailable."""
+        parts, found = self.parts, self._jobs.named(job)
+        span = span_ms(found, since, until, parts.clock.now_ms())
+        backfill = Backfill(
+            found, runner=parts.runner, locks=parts.locks, ledger=parts.ledger, clock=parts.clock,
+            flush=parts.relay.flush,
+        )  # fmt: skip
+        plan, states = await backfill.plan(*span)
+        return plan if dry_run else await backfill.run(plan, states, by=by, told=told)
+
+    def lock(
+        self, key: str, ttl: timedelta = timedelta(minutes=5), *, wait: timedelta = timedelta()
+    ) -> Lock:
+        """A lock of one's own by the service's Redis: see `Lock`. It is held only while the service
+        runs. Raises ConfigError."""
+        ttl_ms = ttl.total_seconds() * 1000
+        return Lock(self.parts.locks, key, ttl_ms, wait_s=wait.total_seconds())
+
+    @asynccontextmanager
+    async def hold(self, key: str, ttl: timedelta = timedelta(minutes=5)) -> AsyncIterator[Lease]:
+        """Hold the lock around the enclosed code, which is cancelled with LeaseLost when it is
+        lost. Raises LockNotAcquired at once when another has it, or LockUnavailable."""
+        async with self.lock(key, ttl) as lease:
+            yield lease
 
     async def notify(
         self, store_id: str, type: str, data: Mapping[str, Any],

@@ -8,7 +8,7 @@ it chooses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -45,12 +45,24 @@ class RunKey:
         return f"{self.job} tick {self.tick}"
 
 
+class Span(NamedTuple):
+    """How scheduled runs went whose ticks lie in one span of time from `since` on: how many are in
+    which state, and how late, in ms, the latest of them began."""
+
+    since: int
+    states: Mapping[str, int]
+    late_ms: int
+
+
 class Expired(NamedTuple):
     """A running run whose lease ended, and why it was begun: `schedule` or `manual`."""
 
     job: str
     tick: int
     origin: str
+
+
+State = tuple[str, int]  # of a run, and its attempt
 
 
 class Ledger(Protocol):
@@ -67,14 +79,14 @@ class Ledger(Protocol):
     async def begin(
         self, job: str, tick: int, *, owner: str, now_ms: int, lease_ms: int, max_attempts: int,
         origin: str = "schedule", fallback: bool = False, params: str | None = None,
-        asked_by: str = "", fresh: bool = False, again: bool = False,
+        asked_by: str = "", fresh: bool = False, again: int = 0,
     ) -> Verdict:  # fmt: skip
         """Ask for a tick: one server gets `run`. A run whose lease ended is taken over with
         attempt + 1; when that was the last of `max_attempts` and its owner went silent, the run is
         closed as failed. `fallback`: without Redis.
 
         `params` (JSON) and `asked_by` are kept with a run by hand. `fresh`: only a run that nobody
-        began will do. `again`: a failed run is opened anew, with attempt + 1."""
+        began will do. `again`: a run that failed with this attempt is opened anew, as the next."""
 
     async def retry(self, key: RunKey, *, owner: str, lease_ms: int, fallback: bool) -> bool:
         """Open the next attempt of a failed one; False when another server already did."""
@@ -118,12 +130,32 @@ class Ledger(Protocol):
     async def clock_ms(self) -> int:
         """The ledger's own time, UTC epoch ms."""
 
-    async def states(self, job: str, since_ms: int, until_ms: int) -> dict[int, str]:
-        """The state of each run of the job with a tick in [since_ms, until_ms], whatever began it;
-        at most 100,000, oldest first."""
+    async def states(self, job: str, since_ms: int, until_ms: int) -> dict[int, State]:
+        """The state and attempt of each run of the job with a tick in [since_ms, until_ms],
+        whatever began it; at most 100,000, oldest first."""
 
     async def history(
         self, job: str, limit: int = 50, *, tick: int | None = None
     ) -> list[dict[str, Any]]:
         """A job's newest runs, or that of `tick`, newest first, `limit` and 1,000 at most. The
         fields are the columns of the table `job_runs`."""
+
+
+class PastRuns(Protocol):
+    """The runs of the past, as operators read them: rows as of `Ledger.history`, times in UTC epoch
+    ms. Every method may raise StorageUnavailable."""
+
+    @property
+    def kept_in(self) -> KeptIn:
+        """What is away when it gives no answer."""
+
+    async def newest(self, jobs: Iterable[str], limit: int) -> dict[str, list[dict[str, Any]]]:
+        """The newest runs of each job, newest first, at most `limit` of each."""
+
+    async def page(self, job: str, limit: int, before: int | None = None) -> list[dict[str, Any]]:
+        """At most `limit` runs of a job, newest first: those of ticks `before` this one."""
+
+    async def spans(
+        self, jobs: Sequence[str], since: int, until: int, span_ms: int
+    ) -> dict[str, list[Span]]:
+        """How each job's runs went in each span of [since, until); spans without a run, too."""

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any, Self
 
 from aiohttp import web
@@ -19,8 +20,10 @@ from solocron.cron.inquiry import Inquiry, Limits
 from solocron.cron.job import Job
 from solocron.cron.registry import AnyBody, JobOptions, Registry
 from solocron.cron.scheduler import Scheduler
-from solocron.errors import ConfigError, StorageUnavailable
+from solocron.errors import ConfigError
+from solocron.limits import LIMITS
 from solocron.settings import Settings, load
+from solocron.stored import Stores
 from solocron.watchdog import Watchdog
 from solocron.web.asgi import AsgiSockets
 from solocron.web.dashboard import Dashboard
@@ -29,11 +32,9 @@ from solocron.web.operations import Operations
 from solocron.web.server import WebServer, problems, routes
 from solocron.web.status import overview
 from solocron.web.ticks import Ticks
-from solocron.wiring import Stores, build, fleet_of, metrics_of, policies, store_jobs
+from solocron.wiring import build, built_in_jobs, fleet_of, metrics_of, policies
 
 log = logging.getLogger("solocron")
-
-_MIGRATE_RETRY_S = 2.0
 
 
 class Solocron(ByHand):
@@ -65,11 +66,7 @@ class Solocron(ByHand):
             asyncio.Event() for _ in range(4)
         )
         self._background: asyncio.Task[None] | None = None
-        self.websocket = AsgiSockets(
-            self.parts.hub, self.parts.authenticator, self.parts.connections,
-            origins=settings.allowed_origins, is_up=self._is_up, lifespan=self.lifespan,
-        )  # fmt: skip
-        for job in store_jobs(settings, self.parts):
+        for job in built_in_jobs(settings, self.parts):
             self.add(job)
 
     @classmethod
@@ -190,48 +187,39 @@ class Solocron(ByHand):
         """Everything, from the first connection to the last; each wait for it ends with it."""
         parts = self.parts
         try:
-            with suppress(StorageUnavailable):  # _migrated asks again
-                await parts.stores.repository.check()
+            await parts.check()
             async with parts.locks:
                 try:
                     await self._live(scheduler)
                 finally:
                     await scheduler.stop(0)
                     await parts.connections.drain()
-                    await parts.board.close()
-                    await parts.alerts.close()
         except ConfigError:
             raise
         except Exception:
             log.critical("The service stopped: a part of it broke", exc_info=True)
             raise
         finally:
-            await parts.database.close()
+            await parts.close()
             self._started.set()
             self._drained.set()
 
     async def _live(self, scheduler: Scheduler) -> None:
         parts = self.parts
+        if parts.stored is None:
+            for text, _ in LIMITS:
+                log.warning("No database: %s.", text.removeprefix("there is none: "))
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._watchdog.run()),
-                group.create_task(self._migrated()),
-                group.create_task(
-                    parts.fanout.run(parts.hub.deliver, parts.hub.resync, parts.hub.nudged)
-                ),
-                group.create_task(parts.hub.run()),
-                group.create_task(parts.relay.run()),
-                group.create_task(parts.channels.run()),
-                group.create_task(parts.board.run(self._jobs, self._state)),
-                group.create_task(parts.retention.run()),
-                group.create_task(parts.alerts.run()),
-                group.create_task(parts.pings.run(self._jobs)),
-            ]
+            works = (
+                self._watchdog.run(), parts.board.run(self._jobs, self._state),
+                *parts.work(self._jobs),
+            )  # fmt: skip
+            tasks = [group.create_task(work) for work in works]
             scheduler.start()
             self._started.set()
             await self._stopping.wait()
             await scheduler.stop(self.settings.grace)
-            await parts.relay.flush()
+            await parts.flush()
             await parts.connections.drain()
             await parts.board.leave()
             self._drained.set()
@@ -245,28 +233,9 @@ class Solocron(ByHand):
             skew_ms=round(parts.locks.skew.ahead_ms),
             loop_lag_ms=round(self._watchdog.lag_s * 1000),
             redis="up" if parts.locks.link.is_up else "down",
-            database="down" if parts.database.is_lost else "up",
+            database=parts.database_seen(),
             jobs_running=self._scheduler.running if self._scheduler else 0,
         )
-
-    async def _migrated(self) -> None:
-        """Bring SQLite's schema up to date, or wait until somebody migrated PostgreSQL."""
-        database, said = self.parts.database, False
-        while True:
-            try:
-                if database.dialect == "sqlite":
-                    await database.migrate()
-                await database.check()
-                await self.parts.stores.repository.check()
-                return
-            except ConfigError as error:
-                log.error("The stores cannot be used: %s", error)
-                return
-            except StorageUnavailable as error:
-                if not said and not database.is_lost:
-                    log.warning("The database is not ready, runs wait for it: %s", error)
-                    said = True
-            await asyncio.sleep(_MIGRATE_RETRY_S)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -277,31 +246,43 @@ class Solocron(ByHand):
 
     # -- the web side ----------------------------------------------------------------------
 
+    @cached_property
+    def websocket(self) -> AsgiSockets:
+        """`/ws` as an ASGI application. Raises NoDatabase for a service without a database."""
+        parts = self.parts
+        return AsgiSockets(
+            parts.hub, parts.authenticator, parts.connections, is_up=self._is_up,
+            origins=self.settings.allowed_origins, lifespan=self.lifespan,
+        )  # fmt: skip
+
     def _is_up(self) -> bool:
         return self._background is not None and not self._background.done()
 
     async def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether this server should get traffic, and the state of its parts. Without Redis it
-        works on the ledger, so only the database and a stop count against it."""
+        works on the ledger, so only the database, if it is to have one, and a stop count against
+        it."""
         draining = self._stopping.is_set() or not self._is_up()
-        database = not draining and await self.parts.database.is_ready()
+        database = "down" if draining else await self.parts.database_ready()
         state = {
             "redis": "up" if self.parts.locks.link.is_up else "down",
-            "database": "up" if database else "down",
+            "database": database,
             "draining": draining,
             "jobs_running": self._scheduler.running if self._scheduler else 0,
             "sockets": self.parts.connections.open,
             "loop_lag_ms": round(self._watchdog.lag_s * 1000),
             "loop_lag_max_ms": round(self._watchdog.worst_s * 1000),
         }
-        return database, state
+        return database != "down", state
 
     async def status(self) -> dict[str, Any]:
         """Redis, database, their problems, each job's lock and last run (times UTC epoch ms)."""
         parts, jobs = self.parts, list(self._jobs.values())
+        stored = parts.stored
         return await overview(
-            jobs, locks=parts.locks, ledger=parts.ledger, database=parts.database,
-            channels=parts.channels, now_ms=parts.clock.now_ms(),
+            jobs, locks=parts.locks, ledger=parts.ledger, now_ms=parts.clock.now_ms(),
+            database=stored.database if stored else None,
+            channels=stored.channels if stored else None,
         )  # fmt: skip
 
     def routes(self) -> list[web.RouteDef]:
@@ -317,8 +298,8 @@ class Solocron(ByHand):
             authenticator=parts.authenticator, origins=self.settings.allowed_origins,
         )  # fmt: skip
         return routes(
-            authenticator=parts.authenticator, sockets=parts.sockets, events=parts.events,
-            stores=parts.api, operations=operations, dashboard=dashboard, metrics=self._metrics,
+            authenticator=parts.authenticator, clients=parts.stored, operations=operations,
+            dashboard=dashboard, metrics=self._metrics,
             ticks=Ticks(self.inquiry, parts.authenticator), readiness=self.readiness,
         )  # fmt: skip
 

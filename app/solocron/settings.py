@@ -40,6 +40,8 @@ _SERVICE_LINKS = (
     "; Kubernetes sets such variables for a Service of that name: "
     "switch them off with enableServiceLinks: false in the pod's spec"
 )
+NO_DATABASE = "none"
+_NEARLY_NONE = ("none", "no", "off", "false", "0", "null", "nil", "-", "", "redis")
 _MAX_URLS = 20
 _MAX_URL = 2000
 # A comma divides only where a URL follows: it also stands in URLs. The name before one is optional.
@@ -69,7 +71,7 @@ class Settings(BaseSettings):
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///solocron.db"), validation_alias="DATABASE_URL"
     )
-    """`sqlite:///file` or `postgresql://user:password@host/name`."""
+    """`sqlite:///file`, `postgresql://user:password@host/name` or `none`: jobs with Redis alone."""
     app: str = Field(default="", max_length=200)
     """For the command line: `module:name` of your own `Solocron`, such as `report:cron`, whose jobs
     it then knows; the module is looked for in the working directory, too."""
@@ -158,7 +160,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url", "database_url", "auth_secret")
     @classmethod
     def _usable(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        judges = {"redis_url": check_url, "database_url": parse_url, "auth_secret": check_secret}
+        judges = {"redis_url": check_url, "database_url": _check_database,
+                  "auth_secret": check_secret}  # fmt: skip
         if value is not None:
             judges[str(info.field_name)](value.get_secret_value())
         return value
@@ -230,6 +233,11 @@ class Settings(BaseSettings):
         if len(urls) > _MAX_URLS or any(len(each) > _MAX_URL for each in urls):
             raise ConfigError(f": give at most {_MAX_URLS} URLs of at most {_MAX_URL} characters")
         return value
+
+    @property
+    def has_database(self) -> bool:
+        """Whether there is one: not with DATABASE_URL=none."""
+        return self.database_url.get_secret_value() != NO_DATABASE
 
     @property
     def channel_urls(self) -> list[str]:
@@ -327,6 +335,14 @@ def _not_a_value(name: str, value: str, known: list[str]) -> str | None:
     if name.endswith("_PORT") and value.startswith("tcp://"):
         return f"{name} is {value[:100]!r}: give a port{_SERVICE_LINKS}"
     return None
+
+
+def _check_database(url: str) -> None:
+    """Raise ConfigError unless it names a database, or none."""
+    if url.strip().lower() in _NEARLY_NONE and url != NO_DATABASE:
+        raise ConfigError(f" is {url!r}: write {NO_DATABASE} to have no database, or give its URL")
+    if url != NO_DATABASE:
+        parse_url(url)
 
 
 def _is_address(text: str) -> bool:

@@ -11,13 +11,13 @@ import asyncio
 import os
 import platform
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from solocron.alerts.alerts import Alerts
-from solocron.alerts.fleet import Fleet
-from solocron.alerts.look import Look
+from solocron.alerts.fleet import Fleet, NoTable
+from solocron.alerts.look import DatabaseLook, Look
 from solocron.alerts.pings import Pings
 from solocron.alerts.shared import SharedAlerts
 from solocron.alerts.teller import Teller, alert_channels
@@ -26,29 +26,26 @@ from solocron.cron.board import Board
 from solocron.cron.job import Job
 from solocron.cron.runner import Runner
 from solocron.cron.scheduler import Scheduler
-from solocron.cron.ticks import Calendar
+from solocron.errors import NoDatabase
+from solocron.ledger import Ledger, PastRuns
 from solocron.locks.cluster import make_link
 from solocron.locks.manager import LockManager
-from solocron.notifications.channels import Channels, Policy
+from solocron.locks.past_records import PastRecords
+from solocron.locks.run_records import RunRecords
+from solocron.notifications.channels import Channels
 from solocron.notifications.fanout import Fanout
 from solocron.notifications.hub import Hub
 from solocron.notifications.relay import Relay
 from solocron.notifications.retention import Retention
-from solocron.notifications.senders import channels_of
 from solocron.settings import Settings
 from solocron.storage.alerts import Alert, AlertTable
 from solocron.storage.deliveries import Deliveries
 from solocron.storage.engine import Database
-from solocron.storage.history import History
-from solocron.storage.outbox import Outbox
 from solocron.storage.past import Past
 from solocron.storage.runs import RunLedger
-from solocron.stores.auto_close import AutoClose
+from solocron.stored import Stored, Stores, build_stored, store_jobs
 from solocron.stores.notifier import Notifier
-from solocron.stores.open_reminder import OpenReminder
-from solocron.stores.repository import StoreRepository
 from solocron.stores.service import StoreService
-from solocron.stores.table import StoreTable
 from solocron.tracing import tracer
 from solocron.version import __version__
 from solocron.watchdog import Watchdog
@@ -59,52 +56,109 @@ from solocron.web.events import Events
 from solocron.web.fleet import FleetView
 from solocron.web.metrics import Metrics
 from solocron.web.socket import Sockets
-from solocron.web.sources import Sources
+from solocron.web.sources import Sources, StoredSources
 
 _ALERTS_WITHIN_S = 2.0
+_ALONE = "each server runs the jobs that are to run without it"
+
+
+_T = TypeVar("_T")
+
+
+class _OfStored(Generic[_T]):
+    """A part of `Parts.stored`, by its name there. Raises NoDatabase where there is none."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, parts: Parts, owner: type) -> _T:
+        if parts.stored is None:
+            raise NoDatabase(
+                "this needs a database, and DATABASE_URL is none: give it sqlite:///file.db or "
+                "postgresql://user@host:5432/name"
+            )
+        part: _T = getattr(parts.stored, self._name)
+        return part
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything a service is made of, wired but not started."""
+    """Everything a service is made of, wired but not started. What is in `stored` can be asked for
+    here, too: without a database that raises NoDatabase."""
 
     clock: Clock
-    database: Database
-    ledger: RunLedger
-    stores: StoreService
-    notifier: Notifier
+    ledger: Ledger
+    past: PastRuns
     locks: LockManager
     runner: Runner
     board: Board
-    fanout: Fanout
-    hub: Hub
-    relay: Relay
-    deliveries: Deliveries
-    channels: Channels
-    retention: Retention
     alerts: Alerts
     pings: Pings
     connections: Connections
-    sockets: Sockets
-    events: Events
     authenticator: Authenticator
-    api: StoresApi
+    stored: Stored | None
 
+    database = _OfStored[Database]()
+    stores = _OfStored[StoreService]()
+    notifier = _OfStored[Notifier]()
+    fanout = _OfStored[Fanout]()
+    hub = _OfStored[Hub]()
+    relay = _OfStored[Relay]()
+    deliveries = _OfStored[Deliveries]()
+    channels = _OfStored[Channels]()
+    retention = _OfStored[Retention]()
+    sockets = _OfStored[Sockets]()
+    events = _OfStored[Events]()
+    api = _OfStored[StoresApi]()
 
-Stores = StoreTable | StoreRepository
+    def work(self, jobs: Mapping[str, Job]) -> Sequence[Coroutine[Any, Any, None]]:
+        """What is to be run as tasks, until cancelled, but for the scheduler and the board."""
+        return (
+            *(self.stored.work() if self.stored else ()), self.alerts.run(), self.pings.run(jobs),
+        )  # fmt: skip
+
+    async def check(self) -> None:
+        """Raise ConfigError for what cannot be used, as far as that can be found out now."""
+        if self.stored is not None:
+            await self.stored.check()
+
+    async def flush(self) -> None:
+        """Publish the notifications that wait for it."""
+        if self.stored is not None:
+            await self.stored.relay.flush()
+
+    async def close(self) -> None:
+        """Close what was opened besides `locks`. Safe to call twice."""
+        await self.board.close()
+        await self.alerts.close()
+        if self.stored is not None:
+            await self.stored.fanout.close()
+            await self.stored.database.close()
+
+    def database_seen(self) -> str:
+        """The database as it was when last used: up, down or none."""
+        if self.stored is None:
+            return "none"
+        return "down" if self.stored.database.is_lost else "up"
+
+    async def database_ready(self) -> str:
+        """The database as it is: up, down or none."""
+        if self.stored is None:
+            return "none"
+        return "up" if await self.stored.database.is_ready() else "down"
 
 
 def build(settings: Settings, clock: Clock, stores: Stores | None = None) -> Parts:
     """Wire the parts; `stores` says where those are kept, if not where the settings do. Opens
     nothing; raises ConfigError for a setting that cannot work."""
-    owner = f"{socket.gethostname()}:{os.getpid()}"
-    lease_ms = int(settings.lease * 1000)
-    database = Database(settings.database_url.get_secret_value(), idle_ms=lease_ms)
+    owner, tracing = f"{socket.gethostname()}:{os.getpid()}", tracer()
+    lease_ms, database = int(settings.lease * 1000), _database(settings, stores)
     locks = LockManager(
         settings.redis, clock=clock, lease_ms=lease_ms, deadline_s=settings.redis_deadline,
         max_skew_ms=int(settings.max_skew * 1000), margin_ms=int(settings.reserve * 1000),
+        alone="the ledger decides alone" if database else _ALONE,
     )  # fmt: skip
-    ledger, tracing = RunLedger(database), tracer()
+    ledger, past = _ledger(settings, database, locks, owner, clock)
     runner = Runner(
         locks=locks,
         ledger=ledger,
@@ -115,60 +169,44 @@ def build(settings: Settings, clock: Clock, stores: Stores | None = None) -> Par
         grace_s=settings.grace,
     )
     board = _board(settings, runner, locks, clock)
-    fanout = Fanout(
-        settings.redis, environment=settings.environment, clock=clock,
-        deadline_s=settings.redis_deadline,
-    )  # fmt: skip
-    stores = settings.store_table if stores is None else stores
-    repository = stores.on(database) if isinstance(stores, StoreTable) else stores
-    outbox = Outbox(database, repository.get_many)
-    deliveries = Deliveries(database, repository.get_many)
-    hub = Hub(outbox, fanout)
-    channels = Channels(
-        deliveries, channels_of(settings.channel_urls), owner=owner, clock=clock,
-        policy=Policy(attempts=settings.notify_attempts),
-    )  # fmt: skip
-    relay = Relay(outbox, fanout, hub, clock, committed=channels.wake, tracer=tracing)
-    service = StoreService(repository, database, channels.ids)
-    runner.notify = notifier = Notifier(service, database, relay, clock)
-    retention = Retention(
-        History(database), fanout, clock, channels=channels.ids, kept_s=settings.history,
-        runs_kept_s=settings.catch_up,
-    )  # fmt: skip
-    alerts = _alerts(settings, locks, database, runner, board, deliveries, clock)
-    return Parts(
-        clock=clock, database=database, ledger=ledger, stores=service,
-        notifier=notifier, locks=locks,
-        runner=runner, board=board, fanout=fanout, hub=hub, relay=relay, deliveries=deliveries,
-        channels=channels, retention=retention, alerts=alerts, pings=Pings(runner),
-        **_web(settings, hub, service, relay, clock),
-    )  # fmt: skip
-
-
-def _web(
-    settings: Settings, hub: Hub, stores: StoreService, relay: Relay, clock: Clock
-) -> dict[str, Any]:
-    """The parts that clients meet, by their names in Parts."""
-    authenticator, origins = _authenticator(settings), settings.allowed_origins
+    authenticator = _authenticator(settings)
     connections = Connections(
         limit=settings.max_connections, per_token=settings.max_connections_per_token,
         per_address=settings.max_connections_per_address,
     )  # fmt: skip
-    beat_s = settings.heartbeat
-    return {
-        "authenticator": authenticator,
-        "connections": connections,
-        "sockets": Sockets(
-            hub, authenticator, connections, origins=origins, heartbeat_s=beat_s
-        ),
-        "events": Events(
-            hub, authenticator, connections, origins=origins, heartbeat_s=beat_s
-        ),
-        "api": StoresApi(
-            stores, authenticator=authenticator, origins=origins, publish=relay.publish,
-            clock=clock,
-        ),
-    }  # fmt: skip
+    stored = None if database is None else build_stored(
+        settings, stores, database, runner, connections=connections, clock=clock, owner=owner,
+        authenticator=authenticator, tracing=tracing,
+    )  # fmt: skip
+    return Parts(
+        clock=clock, ledger=ledger, past=past, locks=locks, runner=runner, board=board,
+        alerts=_alerts(settings, locks, stored, runner, board, clock), pings=Pings(runner),
+        connections=connections, authenticator=authenticator, stored=stored,
+    )  # fmt: skip
+
+
+def _database(settings: Settings, stores: Stores | None) -> Database | None:
+    if settings.has_database:
+        url = settings.database_url.get_secret_value()
+        return Database(url, idle_ms=int(settings.lease * 1000))
+    if stores is not None:
+        raise NoDatabase(
+            "stores are given, and DATABASE_URL is none: give a database, or no stores"
+        )
+    return None
+
+
+def _ledger(
+    settings: Settings, database: Database | None, locks: LockManager, owner: str, clock: Clock
+) -> tuple[Ledger, PastRuns]:
+    """Where runs are recorded: in the database, or, without one, in Redis."""
+    if database is not None:
+        return RunLedger(database), Past(database)
+    records = RunRecords(
+        locks, clock=clock, owner=owner, environment=settings.environment,
+        keep_ms=int(max(settings.history, 2 * settings.catch_up) * 1000),
+    )  # fmt: skip
+    return records, PastRecords(records)
 
 
 def _board(settings: Settings, runner: Runner, locks: LockManager, clock: Clock) -> Board:
@@ -180,16 +218,21 @@ def _board(settings: Settings, runner: Runner, locks: LockManager, clock: Clock)
 
 
 def _alerts(
-    settings: Settings, locks: LockManager, database: Database, runner: Runner, board: Board,
-    deliveries: Deliveries, clock: Clock,
+    settings: Settings, locks: LockManager, stored: Stored | None, runner: Runner, board: Board,
+    clock: Clock,
 ) -> Alerts:  # fmt: skip
     link = make_link(settings.redis, clock=clock, deadline_s=settings.redis_deadline)
+    database, table = None, None
+    if stored is not None:
+        table = AlertTable(stored.database)
+        database = DatabaseLook(
+            stored.database, stored.deliveries, counts_dead=bool(settings.channel_urls)
+        )
     look = Look(
-        locks=locks, database=database, runner=runner, board=board, deliveries=deliveries,
-        clock=clock, ask_s=min(settings.sweep, settings.alert_after),
-        silent_ms=settings.silent_ms, counts_dead=bool(settings.channel_urls),
+        locks=locks, database=database, runner=runner, board=board, clock=clock,
+        ask_s=min(settings.sweep, settings.alert_after), silent_ms=settings.silent_ms,
     )  # fmt: skip
-    fleet = Fleet(AlertTable(database), SharedAlerts(link, settings.environment))
+    fleet = Fleet(table or NoTable(), SharedAlerts(link, settings.environment))
     teller = Teller(
         alert_channels(settings.alert_channel_urls), worker=board.worker,
         environment=settings.environment,
@@ -215,12 +258,20 @@ def metrics_of(
 
     sources = Sources(
         clock=parts.clock, jobs=jobs, journal=parts.runner.journal, locks=parts.locks,
-        database=parts.database, connections=parts.connections, hub=parts.hub, relay=parts.relay,
-        channels=parts.channels, watchdog=watchdog, running=running, paused=paused,
+        stored=_stored_sources(parts), connections=parts.connections, watchdog=watchdog,
+        running=running, paused=paused,
         alarms=lambda: [each.id for each in parts.alerts.current()],
         build=(__version__, platform.python_version()),
     )  # fmt: skip
     return Metrics(sources, parts.authenticator)
+
+
+def _stored_sources(parts: Parts) -> StoredSources | None:
+    if (stored := parts.stored) is None:
+        return None
+    return StoredSources(
+        database=stored.database, hub=stored.hub, relay=stored.relay, channels=stored.channels
+    )
 
 
 def fleet_of(settings: Settings, parts: Parts, jobs: Mapping[str, Job]) -> FleetView:
@@ -233,9 +284,11 @@ def fleet_of(settings: Settings, parts: Parts, jobs: Mapping[str, Job]) -> Fleet
         except TimeoutError:
             return parts.alerts.current()
 
+    stored = parts.stored
     return FleetView(
-        jobs=jobs, locks=parts.locks, past=Past(parts.database), board=parts.board,
-        channels=parts.channels, stores=parts.stores, clock=parts.clock,
+        jobs=jobs, locks=parts.locks, past=parts.past, board=parts.board,
+        channels=stored.channels if stored else None, stores=stored.stores if stored else None,
+        clock=parts.clock,
         silent_ms=settings.silent_ms, alerts=alerts,
     )  # fmt: skip
 
@@ -248,22 +301,11 @@ def _authenticator(settings: Settings) -> Authenticator:
     )  # fmt: skip
 
 
-def store_jobs(settings: Settings, parts: Parts) -> Sequence[Job]:
-    """The two built-in jobs."""
-    bodies: list[tuple[str, type[AutoClose] | type[OpenReminder]]] = [
-        ("store_auto_close", AutoClose), ("store_open_reminder", OpenReminder),
-    ]  # fmt: skip
-    return [
-        Job(
-            name=field.replace("_", "-"),
-            calendar=Calendar(getattr(settings, f"{field}_schedule"), settings.timezone),
-            body=kind(parts.stores, parts.clock, parts.relay.publish, batch=settings.batch),
-            ttl_ms=int(getattr(settings, f"{field}_ttl") * 1000),
-            ping=url.get_secret_value() if (url := getattr(settings, f"{field}_ping")) else "",
-            **policies(settings),
-        )
-        for field, kind in bodies
-    ]
+def built_in_jobs(settings: Settings, parts: Parts) -> Sequence[Job]:
+    """The jobs that come with the service: those of stores, which need a database."""
+    if parts.stored is None:
+        return ()
+    return store_jobs(settings, parts.stored, parts.clock, policies(settings))
 
 
 def policies(settings: Settings) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benches import bench, start
+from benches import bench, results, start
 from benchmarks.common_process import Process
 from benchmarks.push import swarm as module
 from benchmarks.push.measure import closing, running
@@ -35,6 +35,10 @@ async def test_a_small_run_measures_each_thing_and_compares_what_every_client_go
         assert row in ran.out, ran.out
     for aim in ("aim >= 2", "aim >= 5", "aim >= 0.9", "aim <= 1.25"):
         assert aim in ran.out, ran.out
+    document, text = results("push", tmp_path)
+    assert "solocron" in text and "picows" in text
+    assert (document["clients"], document["fewer"], document["idle"]) == (100, 10, 100)
+    assert len(document["passes"]["10"]["solocron"]) == 1
 
 
 async def test_ctrl_c_ends_every_process_it_started(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 async def test_a_small_run_measures_each_thing_on_both_databases(tmp_path: Path) -> None:
     ran = await bench("stores", "--quick", folder=tmp_path)
     assert ran.code == 0, ran.err
-    for aim in ("x two statements, aim <= 1.3", "aim <= 150", "ms p99, aim <= 20", "aim <= 1:"):
+    for aim in ("x plain statements, aim <= 1.3", "aim <= 150", "ms p99, aim <= 20", "aim <= 1:"):
         assert aim in ran.out, ran.out
     document, text = results("stores", tmp_path)
-    assert "two statements, Po 20 h" in text and "solocron, SQ 20 h" in text
+    assert "plain statements, Po 20 h" in text and "solocron, SQ 20 h" in text
     assert len(document["figures"]) == 4
     for figures in document["figures"].values():
         assert 0 < figures["run_s"] <= figures["told_s"] and figures["plain_s"] > 0

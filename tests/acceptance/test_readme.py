@@ -89,9 +89,25 @@ def test_the_readmes_code_runs_from_top_to_bottom(folder: Path) -> None:
     assert 'data: {"specversion":"1.0","id":"44:1"' in stdout
     assert "succeeded {'stores': 3}" in stdout
     assert "running True" in stdout
+    assert "monday 3\nbackfilled 3 of 3\n" in stdout
+    assert "daily-report: succeeded in" in stdout and '{"day":"tuesday","stores":3}' in stdout
     assert "Traceback" not in stderr
     for told in printed():
         assert essence(told) in essence(stdout), stdout
+
+
+def test_the_readmes_python_is_typed(folder: Path) -> None:
+    names = [name for kind, name, _ in BLOCKS if kind == "python" and name]
+    assert "own_jobs.py" in names
+    for name in names:  # each is a program of its own
+        (folder / name).rename(folder / f"readme_{name}")
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "cache"),
+         *(f"readme_{name}" for name in names)],
+        env={**os.environ, "MYPYPATH": str(ROOT / "app")}, cwd=folder, capture_output=True,
+        text=True, timeout=110,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 async def test_the_readmes_aiohttp_host_starts_and_stops(folder: Path) -> None:

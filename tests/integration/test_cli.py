@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -189,6 +190,52 @@ async def test_a_job_of_ones_own_is_run_with_parameters_and_its_result_is_shown(
     assert "1 of 2 (50 %): half" in table and row["asked_by"] in table
     told = await cli("explain", "report", "--tick", str(row["tick"]))
     assert f"by hand of {row['asked_by']}" in told.out
+
+
+async def test_backfill_runs_what_a_span_lacks_and_goes_on_after_ctrl_c(cli: Cli) -> None:
+    body = "    if (n := run.tick // 86_400_000 % 7) == 3 and run.attempt == 1: run.progress(n)\n"
+    slow = "    while run.attempt == 1 and n == 3: run.ensure_leased(); time.sleep(0.05)\n"
+    text = OWN.replace('    run.progress(1, 2, "half")\n', body + slow)
+    (cli.folder / "own.py").write_text(f"import time\n{text}")
+    cli.variables.update(SOLOCRON_APP="own:cron", SOLOCRON_LEASE="1")
+    await cli("migrate")
+    span = ("backfill", "report", "--from", "2026-01-01", "--to", "2026-01-07T03:00Z")
+    dry = await cli(*span, "--dry-run")
+    assert dry.out.startswith("report: 7 of 7 ticks have no run that succeeded\n2026-01-01T03:00")
+    process = await cli.start(*span)
+
+    async def hangs() -> bool:
+        rows = json.loads((await cli("history", "report", "--json")).out)
+        return bool(rows and rows[0]["progress"])
+
+    await until(hangs)
+    process.send_signal(signal.SIGINT)
+    stopped = await finished(process)
+    assert stopped.code == 130
+    assert "of 7 ticks are done: the same command goes on there" in stopped.complaint
+    rest, done = await cli(*span), await cli(*span)
+    assert (rest.code, "0 failed" in rest.out) == (0, True), rest.err
+    assert done.out.startswith("report: 0 of 7 ticks")
+    rows = json.loads((await cli("history", "report", "--json")).out)
+    assert [row["state"] for row in rows] == ["succeeded"] * 7
+    assert Counter(row["attempt"] for row in rows) == {1: 6, 2: 1}
+    assert {row["origin"] for row in rows} == {"backfill"}
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "complaint"),
+    [
+        (("--from", "yesterday", "--to", "2026-01-01"), 2, "--from is 'yesterday': give a time"),
+        (("--from", "2026-01-02", "--to", "2026-01-01"), 2, "give a time, and one after it"),
+        (("--from", "1970-01-02", "--to", "2026-01-01"), 2, "give a shorter one: the first 10000"),
+    ],
+)
+async def test_a_span_that_cannot_be_backfilled_is_named(
+    small: Cli, args: tuple[str, ...], code: int, complaint: str
+) -> None:
+    await small("migrate")
+    result = await small("backfill", "store-auto-close", *args)
+    assert (result.code, complaint in result.complaint) == (code, True), result.err
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ async def test_a_failed_run_is_opened_anew_for_who_asks_for_it(ledger: Ledger) -
     key = RunKey("job", TICK, 1)
     assert await ledger.finish(key, now_ms=TICK, duration_ms=1, error="no", progress='{"done": 1}')
     assert (await begin(ledger, "two")).kind == "done"
-    wanted = [begin(ledger, f"s{n}", again=True, origin="backfill") for n in range(8)]
+    wanted = [begin(ledger, f"s{n}", again=1, origin="backfill") for n in range(8)]
     verdicts = await asyncio.gather(*wanted)
     assert sorted((each.kind, each.attempt) for each in verdicts) == [("held", 2)] * 7 + [
         ("run", 2)
@@ -220,8 +220,8 @@ async def test_a_failed_run_is_opened_anew_for_who_asks_for_it(ledger: Ledger) -
     assert told == ("running", "backfill", None, None, '{"done": 1}')
     assert not await ledger.finish(key, now_ms=TICK, duration_ms=1)
     assert await ledger.finish(RunKey("job", TICK, 2), now_ms=TICK, duration_ms=1)
-    assert (await begin(ledger, "three", again=True)).kind == "done"
-    assert await ledger.states("job", TICK, TICK) == {TICK: "succeeded"}
+    assert (await begin(ledger, "three", again=2)).kind == "done"
+    assert await ledger.states("job", TICK, TICK) == {TICK: ("succeeded", 2)}
 
 
 async def test_a_heartbeat_tells_of_progress_and_forgets_none(ledger: Ledger) -> None:

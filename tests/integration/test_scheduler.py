@@ -225,7 +225,7 @@ async def test_catch_up_of_all_runs_each_tick_of_an_outage_once_on_any_of_the_se
 
 
 async def test_catch_up_of_all_without_redis_leaves_out_what_overlapped(
-    own_redis: RedisServer, migrated: str
+    own_redis: RedisServer, database: Database, database_url: str
 ) -> None:
     ran, clock = Ran(), StoppedClock(START + 1000)
 
@@ -236,7 +236,7 @@ async def test_catch_up_of_all_without_redis_leaves_out_what_overlapped(
 
     every = job(long_one, catch_up="all", catch_up_ms=24 * 60 * MINUTE)
     own_redis.stop()
-    async with server(own_redis.url, migrated, clock, every, deadline_s=0.2) as scheduler:
+    async with server(own_redis.url, database_url, clock, every, deadline_s=0.2) as scheduler:
         clock.now = START + 31 * MINUTE
         await swept(scheduler)
         clock.now = START + 151 * MINUTE

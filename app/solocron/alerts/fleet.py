@@ -2,7 +2,8 @@
 so first.
 
 An alert is claimed in the database, and then in Redis; without the database in Redis alone. So any
-two workers that reach one of them in common do not both tell. Where it was claimed is its home,
+two workers that reach one of them in common do not both tell. Where there is no database it is
+Redis alone. Where it was claimed is its home,
 which decides that it is over: nobody has held it for a while. A home that is away is waited for. A
 worker that reaches neither tells alone, and then others may, too: the one case in which an alert is
 told more than once.
@@ -12,13 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from solocron.alerts.shared import Home, SharedAlerts
 from solocron.errors import LockUnavailable, StorageUnavailable
-from solocron.storage.alerts import Alert, AlertId, AlertTable
+from solocron.storage.alerts import Alert, AlertId
 
 log = logging.getLogger("solocron.alerts")
 
@@ -42,10 +43,46 @@ class View:
         return self.database and self.redis and all(alert.id != id_ for alert, _, _ in self.alerts)
 
 
+class Table(Protocol):
+    """The database's side of it: `storage.alerts.AlertTable`, or `NoTable`."""
+
+    async def take(self, alert: Alert, hold_ms: int) -> bool | None:
+        """Whether it was added; None: nothing is added here."""
+
+    async def hold(self, ids: Iterable[AlertId], hold_ms: int) -> set[AlertId]:
+        """Hold these on; those that are there."""
+
+    async def drop(self, id_: AlertId, *, before_ms: int | None = None) -> bool:
+        """Take it out; whether it was this call that did."""
+
+    async def all(self) -> list[tuple[Alert, bool]]:
+        """The raised alerts, each with whether nobody holds it any more."""
+
+
+class NoTable:
+    """The table of a service without a database: there is nothing in it, which is an answer."""
+
+    async def take(self, alert: Alert, hold_ms: int) -> bool | None:
+        """Leave it to Redis."""
+        return None
+
+    async def hold(self, ids: Iterable[AlertId], hold_ms: int) -> set[AlertId]:
+        """None is there."""
+        return set()
+
+    async def drop(self, id_: AlertId, *, before_ms: int | None = None) -> bool:
+        """It was not there."""
+        return False
+
+    async def all(self) -> list[tuple[Alert, bool]]:
+        """None."""
+        return []
+
+
 class Fleet:
     """Claims, holds and ends alerts for all workers. Raises nothing but cancellation."""
 
-    def __init__(self, table: AlertTable, shared: SharedAlerts) -> None:
+    def __init__(self, table: Table, shared: SharedAlerts) -> None:
         self._table = table
         self._shared = shared
 

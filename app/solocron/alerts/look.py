@@ -32,23 +32,20 @@ class Seen:
 
 
 class Look:
-    """Call it for what is seen now. What must be asked for is asked every `ask_s`; `counts_dead`:
-    whether this worker delivers at all, so that its dead letters are looked for; a worker is silent
-    `silent_ms` after its last sign."""
+    """Call it for what is seen now. What must be asked for is asked every `ask_s`; `database`: how
+    it is looked at, if there is one; a worker is silent `silent_ms` after its last sign."""
 
     def __init__(
-        self, *, locks: LockManager, database: Database, runner: Runner, board: Board,
-        deliveries: Deliveries, clock: Clock, ask_s: float, silent_ms: int, counts_dead: bool,
+        self, *, locks: LockManager, database: DatabaseLook | None, runner: Runner, board: Board,
+        clock: Clock, ask_s: float, silent_ms: int,
     ) -> None:  # fmt: skip
         self._locks = locks
         self._database = database
         self._runner = runner
         self._board = board
-        self._deliveries = deliveries
         self._clock = clock
         self._ask_s = ask_s
         self._silence = Silence(silent_ms / 1000)
-        self._counts_dead = counts_dead
         self._asked_s: float | None = None
         self._asked = Seen({}, frozenset(KINDS))
 
@@ -64,9 +61,11 @@ class Look:
         """What needs no question."""
         found: dict[AlertId, str] = {}
         if not self._locks.link.is_up:
-            found["redis-down", ""] = "Redis is away: the database decides alone who runs a tick"
-        if self._database.is_lost:
-            found["database-down", ""] = "the database is away: no tick is run"
+            alone = "the database decides alone who runs a tick"
+            each = "each server runs the jobs that are to run without it"
+            found["redis-down", ""] = f"Redis is away: {alone if self._database else each}"
+        if self._database is not None:
+            found |= self._database.known()
         if self._locks.skew.off:
             seconds = self._locks.skew.ahead_ms / 1000
             found["clock-skew", ""] = f"a server's clock is {seconds:+.0f} s off: set it by NTP"
@@ -77,21 +76,10 @@ class Look:
         """What the database and the board say."""
         holding: dict[AlertId, str] = {}
         unknown = {"lock-unavailable"}  # the runner tells of it
-        try:
-            async with asyncio.timeout(_WITHIN_S):
-                async with self._database.connect():
-                    pass
-                dead = await self._deliveries.count_dead(_MOST_DEAD) if self._counts_dead else 0
-            if dead:
-                holding["dead-letters", ""] = (
-                    f"{dead}{' or more' if dead == _MOST_DEAD else ''} emails, SMS and the like "
-                    "were given up: see `solocron deadletters`"
-                )
-        except StorageUnavailable:
-            unknown.add("dead-letters")
-        except TimeoutError:
-            unknown.add("dead-letters")
-            holding["database-down", ""] = "the database gives no answer: no tick is run"
+        if self._database is not None:
+            of_database = await self._database.ask()
+            holding |= of_database.holding
+            unknown |= of_database.unknown
         try:
             workers = await self._board.workers()
             silent = self._silence(workers, self._clock.monotonic())
@@ -101,6 +89,42 @@ class Look:
             unknown |= {"schedules-differ", "worker-silent"}
             self._silence.forget()  # nor can the workers tell of themselves
         return Seen(holding, frozenset(unknown))
+
+
+class DatabaseLook:
+    """What is seen of the database; `counts_dead`: whether this worker delivers at all, so that its
+    dead letters are looked for."""
+
+    def __init__(self, database: Database, deliveries: Deliveries, *, counts_dead: bool) -> None:
+        self._database = database
+        self._deliveries = deliveries
+        self._counts_dead = counts_dead
+
+    def known(self) -> dict[AlertId, str]:
+        """What needs no question."""
+        if not self._database.is_lost:
+            return {}
+        return {("database-down", ""): "the database is away: no tick is run"}
+
+    async def ask(self) -> Seen:
+        """What it says of itself and of dead letters."""
+        holding: dict[AlertId, str] = {}
+        try:
+            async with asyncio.timeout(_WITHIN_S):
+                async with self._database.connect():
+                    pass
+                dead = await self._deliveries.count_dead(_MOST_DEAD) if self._counts_dead else 0
+        except StorageUnavailable:
+            return Seen(holding, frozenset({"dead-letters"}))
+        except TimeoutError:
+            holding["database-down", ""] = "the database gives no answer: no tick is run"
+            return Seen(holding, frozenset({"dead-letters"}))
+        if dead:
+            holding["dead-letters", ""] = (
+                f"{dead}{' or more' if dead == _MOST_DEAD else ''} emails, SMS and the like "
+                "were given up: see `solocron deadletters`"
+            )
+        return Seen(holding, frozenset())
 
 
 class Silence:

@@ -13,6 +13,7 @@ import asyncio
 import io
 import sys
 
+from solocron.cli.backfilling import backfill
 from solocron.cli.commands import app
 from solocron.cli.console import complain
 from solocron.cli.deadletters import deadletters
@@ -28,7 +29,7 @@ from solocron.errors import (
     StorageUnavailable,
 )
 
-for command in (history, explain, pause, resume, doctor, deadletters, settings):
+for command in (backfill, history, explain, pause, resume, doctor, deadletters, settings):
     app.command()(command)
 app.add_typer(stores_app, name="stores")
 

@@ -82,7 +82,7 @@ def migrate() -> None:
         try:
             await cron.parts.database.migrate()
         finally:
-            await cron.parts.database.close()
+            await cron.parts.close()
 
     run_to_end(work())
     print("The database is migrated.")
@@ -135,8 +135,7 @@ def run(
             async with cron.parts.locks:
                 return await cron.run_job(job, params, by=who())
         finally:
-            await cron.parts.fanout.close()
-            await cron.parts.database.close()
+            await cron.parts.close()
 
     outcome = run_to_end(work())
     if outcome.state == "succeeded":
@@ -164,7 +163,7 @@ def status(as_json: JsonOption = False) -> None:
             async with parts.locks:
                 return await cron.status()
         finally:
-            await parts.database.close()
+            await parts.close()
 
     state = run_to_end(work())
     if as_json:

@@ -53,7 +53,7 @@ def deadletters(
                 return await deliveries.revive(**which, limit=limit)
             return await deliveries.dead(**which, limit=limit or _SHOWN)
         finally:
-            await cron.parts.database.close()
+            await cron.parts.close()
 
     found = run_to_end(work())
     if retry:

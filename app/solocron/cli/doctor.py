@@ -23,10 +23,10 @@ def doctor(as_json: JsonOption = False) -> None:
 
     async def work() -> dict[str, Any]:
         try:
-            return await examine(cron)
+            async with cron.parts.locks:
+                return await examine(cron)
         finally:
-            await cron.parts.board.close()
-            await cron.parts.database.close()
+            await cron.parts.close()
 
     told = run_to_end(work())
     if as_json:

@@ -23,6 +23,7 @@ from solocron.cli.findings import (
 from solocron.cli.fitting import of_job, of_runs, of_settings, of_workers
 from solocron.cron.board import Presence
 from solocron.errors import LockUnavailable, StorageUnavailable
+from solocron.limits import LIMITS
 from solocron.locks.cluster import make_link
 from solocron.locks.link import RedisLink
 from solocron.service import Solocron
@@ -38,17 +39,11 @@ async def examine(cron: Solocron) -> dict[str, Any]:
     """Whether Redis and the database are up, and the findings, the worst first."""
     redis, workers, up = await _redis(cron)
     jobs = {**cron.inquiry.others(workers), **cron.jobs}
-    database, stored = await _database(cron, list(jobs))
+    database, rows, state = await _database(cron, list(jobs), workers)
     now_ms = cron.parts.clock.now_ms()
     found = [*redis, *database, *of_settings(cron.settings)]
     if up:
         found += of_workers(workers, list(jobs.values()), now_ms, cron.inquiry.silent_ms)
-    if stored is not None:
-        facts, rows, dead = stored
-        found += of_database(facts, workers, cron.settings)
-        found += of_deliveries(dead)
-    else:
-        rows = {}
     for name, job in jobs.items():
         ours, ran = name in cron.jobs, rows.get(name, ())
         found += of_runs(name, ran)
@@ -56,7 +51,7 @@ async def examine(cron: Solocron) -> dict[str, Any]:
     found.sort(key=lambda each: _ORDER.index(each.severity))
     return {
         "redis": "up" if up else "down",
-        "database": "down" if stored is None else "up",
+        "database": state,
         "findings": [asdict(each) for each in found],
     }
 
@@ -125,23 +120,43 @@ def _fields(info: str) -> dict[str, str]:
 # -- the database ------------------------------------------------------------------------------
 
 Rows = Sequence[Mapping[str, Any]]  # of the ledger
-Stored = tuple[DatabaseFacts, Mapping[str, Rows], int]
+Told = tuple[list[Finding], Mapping[str, Rows], str]
 
 
-async def _database(cron: Solocron, jobs: Sequence[str]) -> tuple[list[Finding], Stored | None]:
+async def _database(cron: Solocron, jobs: Sequence[str], workers: Sequence[Presence]) -> Told:
+    """What is wrong with it, the runs of each job, and whether it is up, down or none."""
+    if cron.parts.stored is None:
+        return await _no_database(cron, jobs)
     try:
         async with asyncio.timeout(_WITHIN_S):
             await cron.parts.database.check()
-            return [], await _stored(cron, jobs)
+            facts, rows, dead = await _stored(cron, jobs)
     except (StorageUnavailable, TimeoutError) as error:
         text = str(error) or f"it gave no answer within {_WITHIN_S:g} s"
         remedy = "start it, or see DATABASE_URL and the network between"
         if "solocron migrate" in text:
             remedy = "solocron migrate"
-        return [Finding("database", "error", text, remedy)], None
+        return [Finding("database", "error", text, remedy)], {}, "down"
+    return [*of_database(facts, workers, cron.settings), *of_deliveries(dead)], rows, "up"
 
 
-async def _stored(cron: Solocron, jobs: Sequence[str]) -> Stored:
+async def _no_database(cron: Solocron, jobs: Sequence[str]) -> Told:
+    """Its limits, and the runs, which Redis keeps then: whose absence is told where it is asked."""
+    limits = [Finding("database", "note", text, remedy) for text, remedy in LIMITS]
+    try:
+        async with asyncio.timeout(_WITHIN_S):
+            return limits, await _rows(cron, jobs), "none"
+    except (StorageUnavailable, TimeoutError):
+        return limits, {}, "none"
+
+
+async def _rows(cron: Solocron, jobs: Sequence[str]) -> Mapping[str, Rows]:
+    return {name: await cron.parts.ledger.history(name, _RUNS) for name in jobs}
+
+
+async def _stored(
+    cron: Solocron, jobs: Sequence[str]
+) -> tuple[DatabaseFacts, Mapping[str, Rows], int]:
     clock, ledger, database = cron.parts.clock, cron.parts.ledger, cron.parts.database
     answers_ms, ahead_ms = [], 0.0
     for _ in range(_ASKED):
@@ -150,7 +165,7 @@ async def _stored(cron: Solocron, jobs: Sequence[str]) -> Stored:
         took_ms = (clock.monotonic() - began) * 1000
         answers_ms.append(took_ms)
         ahead_ms = clock.real_ms(sent_ms) + took_ms / 2 - theirs_ms
-    rows = {name: await ledger.history(name, _RUNS) for name in jobs}
+    rows = await _rows(cron, jobs)
     dead = await cron.parts.deliveries.count_dead(MOST_DEAD)
     kind = ""
     if database.dialect == "sqlite":

@@ -145,8 +145,7 @@ def _looked(cron: Solocron, work: Callable[[], Awaitable[_T]]) -> _T:
             async with cron.parts.locks:
                 return await work()
         finally:
-            await cron.parts.board.close()
-            await cron.parts.database.close()
+            await cron.parts.close()
 
     return run_to_end(looked())
 

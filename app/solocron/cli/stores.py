@@ -34,7 +34,7 @@ def list_stores(
         try:
             stores = await cron.parts.stores.page(after=after, limit=limit)
         finally:
-            await cron.parts.database.close()
+            await cron.parts.close()
         return [asdict(each) for each in stores]
 
     headings = {"id": "id", "name": "name", "timezone": "zone", "hours": "hours",
@@ -103,4 +103,4 @@ async def _imported(cron: Solocron, file: Path, skip_bad: bool, bar: Progress) -
             parts.database, file, clock=parts.clock, skip_bad=skip_bad, advance=advance
         )
     finally:
-        await parts.database.close()
+        await parts.close()

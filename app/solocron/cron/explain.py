@@ -20,6 +20,7 @@ from solocron.cron.sweep import is_free, is_missed
 from solocron.cron.values import counts_of, progress_text, value_of
 from solocron.cron.wording import WORDS, Words, iso, moment, span
 from solocron.errors import InvalidInput
+from solocron.ledger import KeptIn
 from solocron.locks.results import Survey, token_tick
 
 State = Literal["succeeded", "failed", "running", "silent", "waiting", "skipped", "not-run",
@@ -40,8 +41,9 @@ _ANOTHERS = ("held", "duplicate-prevented", "done")  # in favour of another serv
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """What is known. `redis` and `database` are what is wrong with either, '' if nothing is;
-    `note` is about the time asked for; `run` is the ledger's row. A server counts as silent after
-    `silent_ms` without a sign, and ended runs are kept for `kept_ms`."""
+    `ledger_in` is where the ledger is; `note` is about the time asked for; `run` is its row. A
+    server counts as silent after `silent_ms` without a sign, and ended runs are kept for `kept_ms`.
+    """
 
     job: Job
     tick: int
@@ -51,6 +53,7 @@ class Facts:
     note: str = ""
     redis: str = ""
     database: str = ""
+    ledger_in: KeptIn = "database"
     survey: Survey | None = None
     verdicts: Mapping[str, Entry]
     workers: Sequence[Presence]
@@ -121,7 +124,8 @@ def explain(facts: Facts) -> dict[str, Any]:
         "schedule": calendar.expression, "zone": calendar.zone, "is_tick": is_tick,
         "previous_tick": calendar.latest_at(tick - 1), "next_tick": calendar.next_after(tick),
         "state": state, "text": text, "remedy": _filled(remedy, job),
-        "redis": facts.redis or "up", "database": facts.database or "up",
+        "redis": facts.redis or "up",
+        "database": facts.database or ("up" if facts.ledger_in == "database" else "none"),
         "notes": [{"about": about, "text": said, "remedy": _filled(what, job)}
                   for about, (said, what) in _notes(facts, is_tick)],
         "ledger": _ledger(facts.run),
@@ -183,8 +187,10 @@ def _by_ledger(facts: Facts, run: Mapping[str, Any]) -> tuple[State, Words]:
         return "silent", (
             f"it was begun by {owner} ({attempt}) at {moment(run['started_at'])}, which has gone "
             f"silent{seen}; its lease {when}",
-            "nothing, if another server is up: it takes the tick over within lease and sweep; see "
-            "below which are",
+            "ask for the backfill again: solocron backfill {job}"
+            if run["origin"] == "backfill"
+            else "nothing, if another server is up: it takes the tick over within lease and sweep; "
+            "see below which are",
         )
     for_ms = facts.now_ms - run["started_at"]
     far = f"; {text}" if (text := progress_text(value_of(run["progress"]))) else ""

@@ -17,7 +17,7 @@ from solocron.cron.run import Run
 from solocron.cron.silence import is_silent
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError, LockUnavailable, StorageUnavailable, UnknownJob
-from solocron.ledger import Ledger
+from solocron.ledger import KEEPERS, Ledger
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Survey
 
@@ -67,7 +67,8 @@ class Inquiry:
         if name in known:
             return known[name]
         raise UnknownJob(
-            f"there is no job named {name[:100]!r}: use one of {', '.join(sorted(known)[:_SHOWN])}"
+            f"there is no job named {name[:100]!r}: "
+            + (f"use one of {', '.join(sorted(known)[:_SHOWN])}" if known else "none is known here")
             + (f" (the other servers' are not known: {why})" if why else "")
         )
 
@@ -94,10 +95,13 @@ class Inquiry:
         redis, ledger = await asyncio.gather(self._of_redis(job, tick), self._run(job, tick))
         (survey, verdicts, workers, down), (run, database) = redis, ledger
         if down and database:
+            if self._ledger.kept_in == "redis":
+                raise StorageUnavailable(f"Redis does not answer, and there is no database: {down}")
             raise StorageUnavailable(f"neither Redis nor the database answers: {down}; {database}")
         return explain(Facts(
             job=job, tick=tick, note=note, now_ms=self._clock.now_ms(), redis=down,
-            database=database, survey=survey, verdicts=verdicts, workers=workers, run=run,
+            database=database, ledger_in=self._ledger.kept_in, survey=survey,
+            verdicts=verdicts, workers=workers, run=run,
             silent_ms=self._limits.silent_ms, kept_ms=self._limits.kept_ms,
         ))  # fmt: skip
 
@@ -119,7 +123,8 @@ class Inquiry:
         except StorageUnavailable as error:
             return None, str(error)
         except TimeoutError:
-            return None, f"the database gave no answer within {_WITHIN_S:g} s"
+            who = KEEPERS[self._ledger.kept_in]
+            return None, f"{who} gave no answer within {_WITHIN_S:g} s"
         return (rows[0] if rows else None), ""
 
     async def _workers(self) -> tuple[Sequence[Presence], str]:

@@ -24,6 +24,7 @@ class Asked:
     params: Mapping[str, Any]
     by: str = ""
     goes_on: bool = False
+    again: int = 0  # of a backfill: the attempt with which the run failed before
 
 
 def own_tick(ms: float) -> int:

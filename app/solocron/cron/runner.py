@@ -301,7 +301,7 @@ class Runner:
         begin = partial(
             self._ledger.begin, job.name, owner=self._owner, lease_ms=self._lease_of(job),
             max_attempts=job.attempts, fallback=fallback, now_ms=int(self._clock.now_ms()),
-            origin=origin if origin in _BESIDE else "schedule", again=origin == "backfill",
+            origin=origin if origin in _BESIDE else "schedule", again=asked.again if asked else 0,
         )  # fmt: skip
         if asked is None or origin != "manual":
             return tick, await begin(tick, asked_by=asked.by if asked else "")

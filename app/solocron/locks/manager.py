@@ -106,6 +106,11 @@ class LockManager:
         await self.link.close()
 
     @property
+    def is_open(self) -> bool:
+        """Whether leases are renewed: between entering it and leaving it."""
+        return self._renewer is not None
+
+    @property
     def leases(self) -> int:
         """How many leases this process holds."""
         return len(self._leases)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from solocron.clock import Clock
-from solocron.ledger import Expired, RunKey, Verdict
+from solocron.ledger import Expired, RunKey, State, Verdict
 
 Record = dict[str, Any]
 _MOST = 1000
@@ -22,7 +22,7 @@ class OwnRecords:
         self._records: dict[tuple[str, int], Record] = {}
 
     def begin(
-        self, first: Record, *, lease_ms: int, max_attempts: int, fresh: bool, again: bool
+        self, first: Record, *, lease_ms: int, max_attempts: int, fresh: bool, again: int
     ) -> Verdict:
         """As `Ledger.begin`; `first` is the record of a first attempt."""
         at_ms, run = self._now_ms(), self._records.get((first["job"], first["tick"]))
@@ -30,7 +30,7 @@ class OwnRecords:
             self._put({**first, "lease_until": at_ms + lease_ms})
             return self._say("run", first)
         if run["state"] != "running":
-            if not again or run["state"] != "failed":
+            if run["state"] != "failed" or run["attempt"] != again:
                 return self._say("done", run)
             run |= {"state": "running", "finished_at": None, "duration_ms": None, "error": None,
                     "origin": first["origin"], "started_at": first["started_at"]}  # fmt: skip
@@ -106,11 +106,12 @@ class OwnRecords:
             if run["state"] == "running" and run["tick"] >= since_ms and run["lease_until"] <= at_ms
         ]  # fmt: skip
 
-    def states(self, job: str, since_ms: int, until_ms: int) -> dict[int, str]:
+    def states(self, job: str, since_ms: int, until_ms: int) -> dict[int, State]:
         """As `Ledger.states`."""
         runs = [run for (of, _), run in self._records.items() if of == job]
         return {
-            run["tick"]: run["state"] for run in sorted(runs, key=lambda run: int(run["tick"]))
+            run["tick"]: (run["state"], run["attempt"])
+            for run in sorted(runs, key=lambda run: int(run["tick"]))
             if since_ms <= run["tick"] <= until_ms
         }  # fmt: skip
 

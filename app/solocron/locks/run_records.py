@@ -25,7 +25,7 @@ from uuid import uuid4
 
 from solocron.clock import Clock
 from solocron.errors import LockUnavailable, NoDatabase, StorageUnavailable
-from solocron.ledger import Expired, KeptIn, RunKey, Verdict
+from solocron.ledger import Expired, KeptIn, RunKey, State, Verdict
 from solocron.locks import run_scripts
 from solocron.locks.keys import lock_key
 from solocron.locks.manager import LockManager
@@ -70,7 +70,7 @@ class RunRecords:
     async def begin(
         self, job: str, tick: int, *, owner: str, now_ms: int, lease_ms: int, max_attempts: int,
         origin: str = "schedule", fallback: bool = False, params: str | None = None,
-        asked_by: str = "", fresh: bool = False, again: bool = False,
+        asked_by: str = "", fresh: bool = False, again: int = 0,
     ) -> Verdict:  # fmt: skip
         """Ask for a tick; a `fallback` run is this process's alone while Redis is away. One that
         Redis granted and then could not begin is noted, to be begun here if Redis stays away."""
@@ -94,7 +94,7 @@ class RunRecords:
             await self._hand_in(job)
             kind, attempt, whose, given = await self._ask(
                 run_scripts.BEGIN, job, tick, json.dumps(first), lease_ms, max_attempts,
-                self._keep_ms, MOST_KEPT, now_ms, int(fresh), int(again),
+                self._keep_ms, MOST_KEPT, now_ms, int(fresh), again,
             )  # fmt: skip
         except StorageUnavailable:
             if fallback:
@@ -248,13 +248,14 @@ class RunRecords:
             for tick, origin in zip(flat[::2], flat[1::2], strict=True)
         ]
 
-    async def states(self, job: str, since_ms: int, until_ms: int) -> dict[int, str]:
-        """The state of each run with a tick in [since_ms, until_ms], oldest first."""
+    async def states(self, job: str, since_ms: int, until_ms: int) -> dict[int, State]:
+        """The state and attempt of each run with a tick in [since_ms, until_ms], oldest first."""
         if self._lost_ms is not None:
             return self._own.states(job, since_ms, until_ms)
         flat = await self._ask(run_scripts.STATES, job, since_ms, until_ms, MOST_KEPT)
         return {
-            int(tick): state.decode() for tick, state in zip(flat[::2], flat[1::2], strict=True)
+            int(tick): (state.decode(), int(attempt))
+            for tick, state, attempt in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
         }
 
     async def history(

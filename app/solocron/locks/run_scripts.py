@@ -37,7 +37,7 @@ BEGIN = (
     _LIBRARY
     + """
 local tick, first, keep = ARGV[1], cjson.decode(ARGV[2]), ARGV[5]
-local fresh, again = ARGV[8] == '1', ARGV[9] == '1'
+local fresh, again = ARGV[8] == '1', tonumber(ARGV[9])
 local run = read(tick)
 if not run then
   first.lease_until = now + ARGV[3]
@@ -57,14 +57,14 @@ if not run then
 end
 local function say(kind) return {kind, run.attempt, run.owner, run.params or ''} end
 if run.state ~= 'running' then
-  if not again or run.state ~= 'failed' then return say('done') end
+  if run.state ~= 'failed' or run.attempt ~= again then return say('done') end
   run.state, run.finished_at, run.duration_ms, run.error = 'running', nil, nil, nil
   run.origin, run.started_at = first.origin, first.started_at
 elseif run.stamp == first.stamp then
   return say('run') -- this very question, whose reply was lost
 elseif fresh or run.lease_until > now then
   return say('held')
-elseif run.attempt >= tonumber(ARGV[4]) and run.lease_until ~= 0 and not again then
+elseif run.attempt >= tonumber(ARGV[4]) and run.lease_until ~= 0 and again == 0 then
   local error = 'gave up: %d attempts ended without a word from their owner'
   close(tick, run, ARGV[7], string.format(error, run.attempt), keep)
   return say('done')
@@ -159,7 +159,7 @@ return false
 """
 )
 
-# ARGV since until most. The ticks in between, oldest first, each followed by its state.
+# ARGV since until most. The ticks in between, oldest first, each followed by its state and attempt.
 STATES = (
     _LIBRARY
     + """
@@ -168,7 +168,9 @@ local ticks = redis.call(
   'ZRANGE', KEYS[1], ARGV[1], ARGV[2], 'BYSCORE', 'LIMIT', 0, ARGV[3])
 for _, tick in ipairs(ticks) do
   local run = read(tick)
-  if run then found[#found + 1], found[#found + 2] = tick, run.state end
+  if run then
+    found[#found + 1], found[#found + 2], found[#found + 3] = tick, run.state, run.attempt
+  end
 end
 return found
 """

@@ -48,7 +48,7 @@ _REFUSALS = frozenset({"55P03", "57P01", "25P03", "40P01", "40001", "57014", "42
 _MISSING_TABLE = re.compile(r'no such table: (?:main\.)?(\w+)|relation "(\w+)" does not exist')
 _OURS = {*metadata.tables, "alembic_version"}
 
-_EXAMPLES = "give sqlite:///file.db or postgresql://user@host:5432/name"
+_EXAMPLES = "give sqlite:///file.db, postgresql://user@host:5432/name, or none"
 _POSTGRES_OPTIONS = ("host", "port", "ssl", "sslmode", "passfile")
 
 

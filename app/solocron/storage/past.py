@@ -3,12 +3,13 @@ hour. Times are UTC epoch ms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from solocron.ledger import KeptIn, Span
 from solocron.storage.engine import Database
 from solocron.storage.tables import job_runs
 
@@ -19,17 +20,10 @@ _SHOWN = (
 )  # fmt: skip
 
 
-class Span(NamedTuple):
-    """How scheduled runs went whose ticks lie in one span of time from `since` on: how many are in
-    which state, and how late, in ms, the latest of them began."""
-
-    since: int
-    states: Mapping[str, int]
-    late_ms: int
-
-
 class Past:
     """Reads the table `job_runs`. Every method may raise StorageUnavailable."""
+
+    kept_in: KeptIn = "database"
 
     def __init__(self, database: Database) -> None:
         self._database = database

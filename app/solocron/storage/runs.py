@@ -26,7 +26,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.errors import StaleAttempt, StorageUnavailable
-from solocron.ledger import Expired, KeptIn, RunKey, Verdict
+from solocron.ledger import Expired, KeptIn, RunKey, State, Verdict
 from solocron.storage.engine import POOL_SIZE, POOL_TIMEOUT_S, Database, database_now
 from solocron.storage.patience import held, patiently, until_answered
 from solocron.storage.tables import job_runs
@@ -72,14 +72,14 @@ class RunLedger:
         params: str | None = None,
         asked_by: str = "",
         fresh: bool = False,
-        again: bool = False,
+        again: int = 0,
     ) -> Verdict:
         """Ask for a tick: one server gets `run`. A run whose lease ended is taken over with
         attempt + 1; when that was the last of `max_attempts` and its owner went silent, the run is
         closed as failed. (A run that was given back is no crash, however often it is.)
 
         `params` (JSON) and `asked_by` are kept with a run by hand. `fresh`: only a run that nobody
-        began will do. `again`: a failed run is opened anew, with attempt + 1."""
+        began will do. `again`: a run that failed with this attempt is opened anew, as the next."""
         stamp = _new_stamp()
         insert = postgres_insert if self._database.dialect == "postgresql" else sqlite_insert
         insertion = insert(job_runs).values(
@@ -302,17 +302,17 @@ class RunLedger:
         async with self._database.connect(_WITHIN_S) as connection:
             return int((await connection.execute(select(database_now()))).scalar_one())
 
-    async def states(self, job: str, since_ms: int, until_ms: int) -> dict[int, str]:
-        """The state of each run of the job with a tick in [since_ms, until_ms], whatever began it;
-        at most 100,000, oldest first."""
+    async def states(self, job: str, since_ms: int, until_ms: int) -> dict[int, State]:
+        """The state and attempt of each run of the job with a tick in [since_ms, until_ms],
+        whatever began it; at most 100,000, oldest first."""
         query = (
-            select(job_runs.c.tick, job_runs.c.state)
+            select(job_runs.c.tick, job_runs.c.state, job_runs.c.attempt)
             .where(job_runs.c.job == job, job_runs.c.tick.between(since_ms, until_ms))
             .order_by(job_runs.c.tick)
             .limit(_MOST_STATES)
         )
         async with self._database.connect(_WITHIN_S) as connection:
-            return {row.tick: row.state for row in await connection.execute(query)}
+            return {row.tick: (row.state, row.attempt) for row in await connection.execute(query)}
 
     async def history(
         self, job: str | None = None, limit: int = 50, *, tick: int | None = None
@@ -328,10 +328,10 @@ class RunLedger:
         return [dict(row) for row in rows]
 
 
-def _judge(row: Row[Any], stamp: str, *, fresh: bool, again: bool) -> Verdict | None:
+def _judge(row: Row[Any], stamp: str, *, fresh: bool, again: int) -> Verdict | None:
     """What a run that was begun before means for who wants it; None: it may be taken."""
     if row.state != "running":
-        return None if again and row.state == "failed" else _verdict("done", row)
+        return None if row.state == "failed" and row.attempt == again else _verdict("done", row)
     if row.stamp == stamp:  # committed before, and the reply was lost
         return _verdict("run", row)
     return None if row.expired and not fresh else _verdict("held", row)

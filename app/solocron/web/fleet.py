@@ -16,13 +16,13 @@ from solocron.cron.board import Board, Presence
 from solocron.cron.job import Job
 from solocron.cron.values import value_of
 from solocron.errors import LockUnavailable, StorageUnavailable
+from solocron.ledger import KeptIn, PastRuns
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Survey, token_tick
 from solocron.notifications.channels import Channels
 from solocron.storage.alerts import Alert
-from solocron.storage.past import Past
 from solocron.stores.service import StoreService
-from solocron.stores.tally import tally
+from solocron.stores.tally import Tally, tally
 from solocron.web.kept import Kept
 from solocron.web.status import pause_of
 
@@ -35,6 +35,10 @@ _ALERTS_KEPT_S = _LOCKS_KEPT_S = 2.0
 _T = TypeVar("_T")
 
 Missing = dict[str, str]
+_TEXTS: Mapping[KeptIn, str] = {
+    "redis": "Redis does not answer: locks, pauses and workers are not known",
+    "database": "the database does not answer: runs, stores, deliveries are not known",
+}
 
 
 class FleetView:
@@ -42,8 +46,8 @@ class FleetView:
     `silent_ms` after its last sign."""
 
     def __init__(
-        self, *, jobs: Mapping[str, Job], locks: LockManager, past: Past, board: Board,
-        channels: Channels, stores: StoreService, clock: Clock, silent_ms: int,
+        self, *, jobs: Mapping[str, Job], locks: LockManager, past: PastRuns, board: Board,
+        channels: Channels | None, stores: StoreService | None, clock: Clock, silent_ms: int,
         alerts: Callable[[], Awaitable[Sequence[Alert]]],
     ) -> None:  # fmt: skip
         self._jobs = jobs
@@ -52,9 +56,14 @@ class FleetView:
         self._board = board
         self._clock = clock
         self._silent_ms = silent_ms
+        self.has_database = stores is not None
         # Grouped over whole tables, so not read anew for each who asks.
-        self._stores = Kept(lambda: tally(stores, clock.now_ms()), _KEPT_S)
-        self._deliveries = Kept(channels.status, _KEPT_S)
+        self._stores = Kept[Tally | None](
+            (lambda: tally(stores, clock.now_ms())) if stores else _nothing, _KEPT_S
+        )
+        self._deliveries = Kept[list[dict[str, Any]] | None](
+            channels.status if channels else _nothing, _KEPT_S
+        )
         self._alerts = Kept(alerts, _ALERTS_KEPT_S)
         self._spans = Kept(self._read_spans, _KEPT_S)
         self._held = Kept(self.locks, _LOCKS_KEPT_S)
@@ -64,8 +73,8 @@ class FleetView:
         missing: Missing = {}
         jobs = [self._jobs[name] for name in names]
         surveys, newest = await asyncio.gather(
-            _redis(missing, self._survey(jobs)),
-            _database(missing, self._past.newest(names, runs)),
+            _answer(missing, "redis", self._survey(jobs)),
+            _answer(missing, self._past.kept_in, self._past.newest(names, runs)),
         )
         now_ms = self._clock.now_ms()
         rows = [
@@ -88,7 +97,7 @@ class FleetView:
     async def workers(self) -> dict[str, Any]:
         """The workers seen within a day; without Redis, this one."""
         missing: Missing = {}
-        found = await _redis(missing, self._board.workers())
+        found = await _answer(missing, "redis", self._board.workers())
         if found is None:
             found = [] if (here := self._board.presence()) is None else [here]
         now_ms = self._clock.now_ms()
@@ -106,7 +115,7 @@ class FleetView:
     async def locks(self, limit: int = MOST_LOCKS) -> dict[str, Any]:
         """The locks held now, at most `limit`: whose, for how long, and for which job and tick."""
         missing: Missing = {}
-        found = await _redis(missing, self._locks.locks(limit))
+        found = await _answer(missing, "redis", self._locks.locks(limit))
         names = {job.lock_key: name for name, job in self._jobs.items()}
         rows = [
             {**each, "job": names.get(each["key"]), "tick": _tick(each["owner"])}
@@ -137,9 +146,9 @@ class FleetView:
         in each hour of the last day; read every 15 s at most."""
         missing: Missing = {}
         stores, deliveries, spans = await asyncio.gather(
-            _database(missing, self._stores.get()),
-            _database(missing, self._deliveries.get()),
-            _database(missing, self._spans.get()),
+            _answer(missing, "database", self._stores.get()),
+            _answer(missing, "database", self._deliveries.get()),
+            _answer(missing, self._past.kept_in, self._spans.get()),
         )
         return {
             "now": int(self._clock.now_ms()),
@@ -161,22 +170,18 @@ class FleetView:
         ]  # fmt: skip
 
 
-async def _redis(missing: Missing, reading: Awaitable[_T]) -> _T | None:
+async def _answer(missing: Missing, keeper: KeptIn, reading: Awaitable[_T]) -> _T | None:
+    """What it reads, within 2 s; None when what keeps it does not answer, which is then noted."""
     try:
         async with asyncio.timeout(_WITHIN_S):
             return await reading
-    except (LockUnavailable, TimeoutError):
-        missing["redis"] = "Redis does not answer: locks, pauses and workers are not known"
+    except (LockUnavailable, StorageUnavailable, TimeoutError):
+        missing[keeper] = _TEXTS[keeper]
         return None
 
 
-async def _database(missing: Missing, reading: Awaitable[_T]) -> _T | None:
-    try:
-        async with asyncio.timeout(_WITHIN_S):
-            return await reading
-    except (StorageUnavailable, TimeoutError):
-        missing["database"] = "the database does not answer: runs, stores, deliveries are not known"
-        return None
+async def _nothing() -> None:
+    """What a service without a database has of it."""
 
 
 def _job(

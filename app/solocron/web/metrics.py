@@ -205,22 +205,25 @@ class Metrics(Collector):
         yield _one("solocron_loop_lag_seconds", "How late the event loop was when last measured.",
                    sources.watchdog.lag_s)  # fmt: skip
         yield _one("solocron_redis_up", "Whether Redis answered last.", sources.locks.link.is_up)
-        yield _one("solocron_database_up", "Whether the database answered last.",
-                   not sources.database.is_lost)  # fmt: skip
+        if sources.stored is not None:
+            yield _one("solocron_database_up", "Whether the database answered last.",
+                       not sources.stored.database.is_lost)  # fmt: skip
         yield _gauge("solocron_build_info", "The release.", ("version", "python"),
                      [(sources.build, 1)])  # fmt: skip
 
     def _of_clients(self) -> Iterable[Metric]:
-        sources = self._sources
+        sources, stored = self._sources, self._sources.stored
+        if stored is None:
+            return
         yield _gauge("solocron_connections", "Open connections of clients.", ("kind",),
                      [((kind,), count) for kind, count in sources.connections.kinds().items()]
                      )  # fmt: skip
         yield _one("solocron_hub_stores", "Stores that a client of this server watches.",
-                   sources.hub.stores)  # fmt: skip
+                   stored.hub.stores)  # fmt: skip
         yield _counter("solocron_hub_deliveries", "Notifications sent, once for each client.", (),
-                       [((), sources.hub.deliveries)])  # fmt: skip
+                       [((), stored.hub.deliveries)])  # fmt: skip
         yield _one("solocron_relay_queued", "Notifications that wait for Redis.",
-                   sources.relay.queued)  # fmt: skip
+                   stored.relay.queued)  # fmt: skip
         yield _counter("solocron_slow_clients", "Clients given up as too slow.", (),
                        [((), sources.connections.turn.slow)])  # fmt: skip
         yield _gauge("solocron_deliveries", "Emails, SMS and the like, by state.",
@@ -228,14 +231,16 @@ class Metrics(Collector):
 
     async def _read_deliveries(self) -> None:
         """Once for all who ask at the same time, every 15 s; none while the database is away."""
-        loop = asyncio.get_running_loop()
+        loop, stored = asyncio.get_running_loop(), self._sources.stored
+        if stored is None:
+            return
         async with self._reading:
             if self._read_at_s is not None and loop.time() < self._read_at_s + _DELIVERIES_EVERY_S:
                 return
             self._read_at_s, self._deliveries = loop.time(), []
             try:
                 async with asyncio.timeout(_DELIVERIES_WITHIN_S):
-                    found = await self._sources.channels.status()
+                    found = await stored.channels.status()
             except (StorageUnavailable, TimeoutError) as error:
                 log.debug("metrics without deliveries: %s", error)
                 return

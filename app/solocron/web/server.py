@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -15,6 +15,7 @@ from solocron.errors import (
     ConfigError,
     InvalidInput,
     LockUnavailable,
+    NoDatabase,
     StorageUnavailable,
     UnknownJob,
 )
@@ -33,6 +34,23 @@ from solocron.web.socket import Sockets
 from solocron.web.ticks import Ticks
 
 log = logging.getLogger("solocron.web")
+
+
+class Clients(Protocol):
+    """What clients meet of a service with a database."""
+
+    @property
+    def sockets(self) -> Sockets:
+        """`/ws`."""
+
+    @property
+    def events(self) -> Events:
+        """`/events`."""
+
+    @property
+    def api(self) -> StoresApi:
+        """`/api/v1/stores`."""
+
 
 Readiness = Callable[[], Awaitable[tuple[bool, Mapping[str, Any]]]]
 
@@ -56,11 +74,11 @@ def problem(status: int, title: str, detail: str) -> web.Response:
 
 
 def routes(
-    *, authenticator: Authenticator, sockets: Sockets, events: Events, stores: StoresApi,
-    operations: Operations, dashboard: Dashboard, metrics: Metrics, ticks: Ticks,
-    readiness: Readiness,
+    *, authenticator: Authenticator, clients: Clients | None, operations: Operations,
+    dashboard: Dashboard, metrics: Metrics, ticks: Ticks, readiness: Readiness,
 ) -> list[web.RouteDef]:  # fmt: skip
-    """Every route, guarded on its own so that it can live in a host's application."""
+    """Every route, guarded on its own so that it can live in a host's application. `clients` is
+    what only a service with a database has."""
 
     async def healthz(request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"}, headers=_HEADERS)
@@ -85,22 +103,46 @@ def routes(
         web.get("/healthz", healthz),
         web.get("/readyz", readyz),
         web.get("/metrics", guarded(metrics.page)),
-        web.get("/ws", guarded(sockets.handle), allow_head=False),
-        web.get("/events", events.readable(guarded(events.handle)), allow_head=False),
-        web.options("/events", events.readable(guarded(events.preflight))),
         web.get("/dashboard", guarded(dashboard.page)),
         web.post("/dashboard/token", guarded(dashboard.token)),
         web.get("/api/openapi.json", described(openapi.document())),
-        web.get("/api/asyncapi.json", described(asyncapi.document())),
-        web.get("/api/v1/stores", guarded(stores.list)),
-        web.get("/api/v1/stores/{id}", guarded(stores.get)),
-        web.put("/api/v1/stores/{id}", guarded(stores.put)),
-        web.post("/api/v1/stores/{id}/open", guarded(stores.open)),
-        web.post("/api/v1/stores/{id}/close", guarded(stores.close)),
         web.get("/api/v1/jobs/{job}/ticks/{tick}", guarded(ticks.get)),
         *((web.route(method, path, guarded(each))) for method, path, each in operations.handlers()),
-        *(web.get(path, events.readable(guarded(each))) for path, each in static.handlers()),
+        *(_of_clients(clients, guarded, described) if clients else _of_none(guarded)),
     ]
+
+
+def _of_clients(
+    clients: Clients, guarded: Callable[[Handler], Handler],
+    described: Callable[[Mapping[str, Any]], Handler],
+) -> Iterator[web.RouteDef]:  # fmt: skip
+    """The routes of stores, and of those who hear of them."""
+    yield web.get("/api/asyncapi.json", described(asyncapi.document()))
+    sockets, events, stores = clients.sockets, clients.events, clients.api
+    yield web.get("/ws", guarded(sockets.handle), allow_head=False)
+    yield web.get("/events", events.readable(guarded(events.handle)), allow_head=False)
+    yield web.options("/events", events.readable(guarded(events.preflight)))
+    yield web.get("/api/v1/stores", guarded(stores.list))
+    yield web.get("/api/v1/stores/{id}", guarded(stores.get))
+    yield web.put("/api/v1/stores/{id}", guarded(stores.put))
+    yield web.post("/api/v1/stores/{id}/open", guarded(stores.open))
+    yield web.post("/api/v1/stores/{id}/close", guarded(stores.close))
+    for path, each in static.handlers():
+        yield web.get(path, events.readable(guarded(each)))
+
+
+def _of_none(guarded: Callable[[Handler], Handler]) -> Iterator[web.RouteDef]:
+    """What says of these routes that there is no database for them."""
+
+    async def refuse(request: web.Request) -> web.Response:
+        raise NoDatabase(
+            f"{request.path[:100]} needs a database, and this service has none (DATABASE_URL)"
+        )
+
+    for path in ("/ws", "/events", "/api/asyncapi.json", "/api/v1/stores", "/api/v1/stores/{_:.*}"):
+        yield web.route("*", path, guarded(refuse))
+    for path, each in static.handlers():
+        yield web.get(path, guarded(each))
 
 
 def _guarded(handler: Handler, authenticator: Authenticator) -> Handler:
@@ -125,7 +167,7 @@ def _answer(request: web.Request, error: Exception) -> web.Response:
             return problem(401, "Unauthenticated", str(error))
         case Forbidden():
             return problem(403, "Forbidden", str(error))
-        case UnknownStore() | UnknownJob() | UnknownLock():
+        case UnknownStore() | UnknownJob() | UnknownLock() | NoDatabase():
             return problem(404, "Not found", str(error))
         case Conflict():
             return problem(409, "Conflict", str(error))

@@ -18,6 +18,16 @@ from solocron.web.connections import Connections
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredSources:
+    """Those that only a service with a database has."""
+
+    database: Database
+    hub: Hub
+    relay: Relay
+    channels: Channels
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sources:
     """The parts. `running` is how many ticks are being tried or run, `paused` the paused jobs as
     of the last sweep, `alarms` the raised alerts, each with its job or ''; `build` the release and
@@ -27,11 +37,8 @@ class Sources:
     jobs: Mapping[str, Job]
     journal: Journal
     locks: LockManager
-    database: Database
+    stored: StoredSources | None
     connections: Connections
-    hub: Hub
-    relay: Relay
-    channels: Channels
     watchdog: Watchdog
     running: Callable[[], int]
     paused: Callable[[], Collection[str]]

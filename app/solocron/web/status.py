@@ -16,24 +16,28 @@ from solocron.storage.engine import Database
 
 
 async def overview(
-    jobs: Sequence[Job], *, locks: LockManager, ledger: Ledger, database: Database,
-    channels: Channels, now_ms: float,
+    jobs: Sequence[Job], *, locks: LockManager, ledger: Ledger, database: Database | None,
+    channels: Channels | None, now_ms: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Redis, database, their problems, each job's lock and last run (times UTC epoch ms), and
     what waits in each channel."""
     surveys: list[Survey] = []
     problems: dict[str, str] = {}
     try:
-        surveys = await locks.survey([job.lock_key for job in jobs])
+        if jobs:
+            surveys = await locks.survey([job.lock_key for job in jobs])
+        else:
+            await locks.link.call("PING")
     except LockUnavailable as error:
         problems["redis"] = str(error)
-    try:
-        await database.check()
-    except StorageUnavailable as error:
-        problems["database"] = str(error)
+    if database is not None:
+        try:
+            await database.check()
+        except StorageUnavailable as error:
+            problems["database"] = str(error)
     rows = []
     for number, job in enumerate(jobs):
-        last = [] if "database" in problems else await ledger.history(job.name, 1)
+        last = [] if ledger.kept_in in problems else await ledger.history(job.name, 1)
         run = last[0] if last else {}
         survey = surveys[number] if surveys else None
         rows.append({
@@ -45,7 +49,10 @@ async def overview(
             "error": run.get("error"), "progress": value_of(run.get("progress")),
         })  # fmt: skip
     up = {each: "down" if each in problems else "up" for each in ("redis", "database")}
-    deliveries = [] if "database" in problems else await channels.status()
+    if database is None:
+        up["database"] = "none"
+    known = channels is not None and "database" not in problems
+    deliveries = await channels.status() if channels is not None and known else []
     return {**up, "problems": list(problems.values()), "jobs": rows, "deliveries": deliveries}
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.common import Say, conduct, count, parser
-from benchmarks.push.measure import fan, idle_bytes, in_turn, resume
+from benchmarks.common import Say, conduct, count, machine, machine_line, parser, save
+from benchmarks.push.measure import Pass, fan, idle_bytes, in_turn, resume
 from benchmarks.push.report import PEER, PRODUCT, Findings
 from benchmarks.push.swarm import allow_files
 from benchmarks.push.ways import WAYS
@@ -35,8 +35,7 @@ turns, so the ratios hold on a busy machine; rates do not.
 Exit code: 0 when all was measured, whatever came of it; 1 when a client did not get just what it
 must get, or something could not be measured; 130 after Ctrl-C, which prints what was done."""
 
-_LEAST = 10  # clients
-_PIPE_WIDTH = 150
+_FEWER = 10  # a tenth of the clients, too: how the cost of a delivery grows with them
 _PARTS = ("deliveries", "idle", "resume", "stalled")
 
 
@@ -86,14 +85,21 @@ class Benchmark:
 
     def deliveries(self) -> None:
         options = self._options
+        self.found.passes = self._delivered(options.clients, (1, 10), options.passes)
+        fewer = max(1, options.clients // _FEWER)
+        self.found.fewer = fewer, self._delivered(fewer, (1,), min(options.passes, 3))[1]
+
+    def _delivered(
+        self, clients: int, bursts: Sequence[int], passes: int
+    ) -> dict[int, dict[str, list[Pass]]]:
         with ExitStack() as stack:
             fans = {}
             for way in WAYS:
-                self._say(f"deliveries: {options.clients:,} clients connect to {way}")
-                fans[way] = stack.enter_context(fan(self._world, way, options.clients))
-            self.found.passes = in_turn(
-                fans, (1, 10), passes=options.passes, rounds=options.rounds,
-                progress=lambda way: self._say(f"deliveries: {way}"),
+                self._say(f"deliveries: {clients:,} clients connect to {way}")
+                fans[way] = stack.enter_context(fan(self._world, way, clients))
+            return in_turn(
+                fans, bursts, passes=passes, rounds=self._options.rounds,
+                progress=lambda way: self._say(f"deliveries to {clients:,} clients: {way}"),
             )  # fmt: skip
 
     def idle(self) -> None:
@@ -128,7 +134,7 @@ class Benchmark:
 def main(arguments: Sequence[str]) -> int:
     """Measure and print; the exit code."""
     options = parse(arguments)
-    found = Findings(options.clients, options.idle)
+    found, before = Findings(options.clients, options.idle), machine()
 
     def work(say: Say) -> None:
         allow_files(max(options.idle, len(WAYS) * options.clients))
@@ -137,7 +143,10 @@ def main(arguments: Sequence[str]) -> int:
 
     def report(console: Console) -> None:
         if found.rows():
+            console.print(machine_line(before))
             console.print(found.table())
+            document = {"bench": "push", "machine": before, **found.document()}
+            save(options.results, "push", document, found.chart())
 
     return conduct("push", work, report)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Any
 
 from rich.table import Table
 
 from benchmarks.common import Row, table, thousands, verdict
+from benchmarks.common_svg import Chart, svg
 from benchmarks.push.measure import Pass, Resumed, middle, ratio
 
 PRODUCT, PEER, FLOOR = "solocron", "aiohttp", "write(2)"
@@ -17,15 +19,38 @@ _SINGLES, _BURSTS, _PICOWS, _MEMORY = 2.0, 5.0, 0.9, 1.25
 
 @dataclass
 class Findings:
-    """What was measured so far: passes by burst and way, bytes per idle connection, the return of
+    """What was measured so far: passes by burst and way, those in singles with
+    `fewer` clients, bytes per idle connection, the return of
     all clients, and passes without and with stalled clients."""
 
     clients: int
     idle: int
     passes: dict[int, dict[str, list[Pass]]] = field(default_factory=dict)
+    fewer: tuple[int, dict[str, list[Pass]]] = (0, {})
     memory: dict[str, float] = field(default_factory=dict)
     resumed: dict[str, Resumed] = field(default_factory=dict)
     stalled: dict[str, list[Pass]] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it."""
+        fewer, singles = self.fewer
+        return {
+            "clients": self.clients, "idle": self.idle, "fewer": fewer,
+            "passes": {burst: _plain(ways) for burst, ways in self.passes.items()},
+            "passes_of_fewer": _plain(singles), "bytes_per_connection": self.memory,
+            "resumed": {way: asdict(each) for way, each in self.resumed.items()},
+            "stalled": _plain(self.stalled),
+        }  # fmt: skip
+
+    def chart(self) -> str:
+        """What a delivery costs the server, against the number of clients."""
+        fewer, singles = self.fewer
+        sizes = [(fewer, singles), (self.clients, self.passes.get(1, {}))]
+        lines = {
+            way: [(clients, 1e6 / middle(ways[way], "per_cpu")) for clients, ways in sizes]
+            for way in singles
+        }
+        return svg(Chart("A delivery, in singles", "clients", "us of the server's CPU", lines))
 
     def rows(self) -> list[Row]:
         """The rows of what there is."""
@@ -93,3 +118,7 @@ def _stalled_row(stalled: Mapping[str, Sequence[Pass]]) -> Row:
     pairs = zip(beside, without, strict=True)
     aim = f"{median(a.p99_ms / b.p99_ms for a, b in pairs):.2f} x none stalled"
     return Row("p99 ms beside 1 % stalled (none stalled)", times, aim)
+
+
+def _plain(ways: Mapping[str, Sequence[Pass]]) -> dict[str, list[dict[str, float]]]:
+    return {way: [asdict(each) for each in passes] for way, passes in ways.items()}

@@ -14,9 +14,9 @@ from benchmarks.stores.report import Findings
 
 _DESCRIPTION = """\
 Measures a run of the job that closes stores whose hours have ended: the whole service, on uvloop,
-with a real Redis, and stores in PostgreSQL or SQLite of which half are due. Beside it stand the two
-statements that such a run comes down to, an UPDATE and an INSERT, in one transaction by somebody
-who knows already which hours are due, and who has nothing to publish, nobody to stay fair to and no
+with a real Redis, and stores in PostgreSQL or SQLite of which half are due. Beside it stand the
+statements that such a run comes down to, three of them, in one transaction by somebody who knows
+already which hours are due, and who has nothing to publish, nobody to stay fair to and no
 lease to lose. The database is not forced to the disk, for neither.
 
   run        until the run ended, and until all it told was published

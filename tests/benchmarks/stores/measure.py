@@ -39,7 +39,7 @@ class Size:
 @dataclass(frozen=True)
 class Turn:
     """A run that closed all that was due, and the next one, of which nothing was. Times in s until
-    the run ended, and until all it told was published; `plain_s`: what the two statements took.
+    the run ended, and until all it told was published; `plain_s`: what the plain statements took.
     `grown`: bytes of memory over idle; `heard_ms`: from when a store was closed to when the client
     that watches it knew."""
 

@@ -12,7 +12,7 @@ from benchmarks.common_svg import Chart, svg
 from benchmarks.stores.measure import Size, Turn, summary
 
 _PLAIN, _GROWN_MB, _LAG_MS, _AGAIN_S = 1.3, 150.0, 20.0, 1.0
-_RUN, _STATEMENTS = "solocron", "two statements"
+_RUN, _STATEMENTS = "solocron", "plain statements"
 
 
 @dataclass
