@@ -1,4 +1,5 @@
-"""The public names as text, one a line: `python tests/public_api.py` writes data/public_api.txt."""
+"""The public names, from the code: `PYTHONPATH=app python tests/public_api.py` writes
+data/public_api.txt, one a line, and deploy/REFERENCE.md, with what each says of itself."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -16,60 +17,100 @@ from typing_extensions import is_protocol
 
 MODULES = ("solocron", "solocron.client", "solocron.stores", "solocron.testing")
 SNAPSHOT = Path(__file__).parent / "data" / "public_api.txt"
+REFERENCE = Path(__file__).parents[1] / "deploy" / "REFERENCE.md"
+
+_TITLE = """# Reference
+
+The public names, with what the code says of each (made by `python tests/public_api.py`). Guides are
+in the [README](../README.md).
+"""
+
+
+class Name(NamedTuple):
+    """A line about a name, how deep it is in others, and what it says of itself."""
+
+    line: str
+    depth: int = 0
+    doc: str = ""
 
 
 def public_api() -> str:
     """Each name in `__all__` of each public module, with its signature, bases and members."""
-    lines = []
+    return "".join(f"{'  ' * each.depth}{each.line}\n" for each in _names())
+
+
+def reference() -> str:
+    """The same with the docstrings, in Markdown."""
+    parts = [_TITLE]
+    for each in _names():
+        doc = re.sub(r"^```$", "```python", each.doc, count=1, flags=re.MULTILINE)
+        if each.depth:
+            told = f": {doc}".replace("\n", "\n  ") if doc else ""
+            parts.append(f"{'  ' * (each.depth - 1)}- `{each.line}`{told}\n")
+        else:
+            parts.append(f"\n## {each.line.removesuffix('()')}\n\n" + (f"{doc}\n\n" if doc else ""))
+    return re.sub(r" +$", "", "".join(parts), flags=re.MULTILINE)
+
+
+def _names() -> Iterator[Name]:
     for module in filter(find_spec, MODULES):
         names = getattr(importlib.import_module(module), "__all__", [])
         for name in sorted(names):
             value = getattr(importlib.import_module(module), name)
-            lines += _described(f"{module}.{name}", value)
-    return "".join(f"{line}\n" for line in lines)
+            yield from _described(f"{module}.{name}", value)
 
 
-def _described(name: str, value: object) -> Iterator[str]:
+def _described(name: str, value: object) -> Iterator[Name]:
     if inspect.isclass(value):
         yield from _class(name, value)
     elif inspect.isroutine(value):
-        yield f"{_kind(value)}{name}{_signature(value)}"
+        yield Name(f"{_kind(value)}{name}{_signature(value)}", doc=_doc(value))
     else:
-        yield f"{name}: {type(value).__name__}"
+        yield Name(f"{name}: {type(value).__name__}")
 
 
-def _class(name: str, value: type) -> Iterator[str]:
+def _class(name: str, value: type) -> Iterator[Name]:
     bases = ", ".join(each.__name__ for each in value.__bases__ if each is not object)
-    yield f"class {name}({bases})"
+    yield Name(f"class {name}({bases})", doc=_doc(value))
     if issubclass(value, BaseModel):
         for field, info in value.model_fields.items():
             default = "" if info.default is PydanticUndefined else f" = {info.default!r}"
-            yield f"  {field}: {_own(value).__annotations__.get(field)}{default}"
+            annotation = _own(value).__annotations__.get(field)
+            yield Name(f"{field}: {annotation}{default}", 1, info.description or "")
     elif any("__init__" in vars(each) for each in value.__mro__ if _is_ours(each)) and not (
         is_protocol(value) or issubclass(value, BaseException)
     ):
-        yield f"  {value.__name__}{_signature(value.__init__, bound=True)}"
+        yield Name(f"{value.__name__}{_signature(value.__init__, bound=True)}", 1)
     for member in sorted(dir(value)):
         found = inspect.getattr_static(value, member)
         ours = any(member in vars(each) for each in value.__mro__ if _is_ours(each))
         if ours and (not member.startswith("_") or member in _PROTOCOLS):
-            yield from (f"  {line}" for line in _member(member, found))
+            yield from _member(member, found)
+
+
+def _doc(value: object) -> str:
+    """Its docstring, unless it was made for a dataclass."""
+    doc = inspect.getdoc(value) or ""
+    made = inspect.isclass(value) and doc.startswith(f"{value.__name__}(")
+    return "" if made else doc
 
 
 # What `async with` and `async for` need is as public as a name without underscores.
 _PROTOCOLS = ("__aenter__", "__aexit__", "__aiter__", "__anext__", "__contains__", "__len__")
 
 
-def _member(name: str, found: object) -> Iterator[str]:
+def _member(name: str, found: object) -> Iterator[Name]:
     if isinstance(found, property):
         assert found.fget is not None
-        yield f"{name} -> {inspect.signature(found.fget).return_annotation}"
+        told = inspect.signature(found.fget).return_annotation
+        yield Name(f"{name} -> {told}", 1, _doc(found.fget))
     elif isinstance(found, staticmethod | classmethod):
-        sort = type(found).__name__
-        signature = _signature(found.__func__, bound=sort == "classmethod")
-        yield f"{sort} {_kind(found.__func__)}{name}{signature}"
+        sort, function = type(found).__name__, found.__func__
+        signature = _signature(function, bound=sort == "classmethod")
+        yield Name(f"{sort} {_kind(function)}{name}{signature}", 1, _doc(function))
     elif inspect.isfunction(found):
-        yield f"{_kind(found)}{name}{_signature(found, bound=True)}"
+        doc = "" if name.startswith("_") else _doc(found)
+        yield Name(f"{_kind(found)}{name}{_signature(found, bound=True)}", 1, doc)
         yield from _options(found)
 
 
@@ -99,12 +140,12 @@ def _signature(function: Any, *, bound: bool = False) -> inspect.Signature:
     )
 
 
-def _options(function: Any) -> Iterator[str]:
+def _options(function: Any) -> Iterator[Name]:
     """What `**options: Unpack[...]` takes."""
     for each in inspect.signature(function).parameters.values():
         if found := re.fullmatch(r"Unpack\[(\w+)\]", str(each.annotation)):
             for name, told in function.__globals__[found[1]].__annotations__.items():
-                yield f"  {name}: {getattr(told, '__forward_arg__', told)}"
+                yield Name(f"{name}: {getattr(told, '__forward_arg__', told)}", 2)
 
 
 def _kind(function: object) -> str:
@@ -121,3 +162,4 @@ def _own(value: type) -> type:
 
 if __name__ == "__main__":
     SNAPSHOT.write_text(public_api())
+    REFERENCE.write_text(reference())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cached_property
@@ -51,6 +52,8 @@ class Solocron(ByHand):
         """`stores` says where stores are kept, if not where the settings do: in a table of one's
         own, or wherever a repository of one's own has them."""
         self.settings = settings
+        self.stores = stores
+        self._pid = os.getpid()
         self.parts = build(settings, clock or SystemClock(), stores)
         self._jobs = Registry(
             zone=settings.timezone, policies=policies(settings),
@@ -110,6 +113,11 @@ class Solocron(ByHand):
         if self._background is not None:
             await self._begun(self._background)
             return
+        if os.getpid() != self._pid:  # its names, by which it is told apart, are another's
+            raise ConfigError(
+                f"this Solocron was made by process {self._pid}, of which {os.getpid()} is a fork: "
+                "make it in each worker, such as by gunicorn without --preload"
+            )
         scheduler = self._new_scheduler()
         self._jobs.freeze()
         for event in (self._started, self._stopping, self._drained, self._closing):

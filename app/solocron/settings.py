@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     database_url: SecretStr = Field(
         default=SecretStr("sqlite:///solocron.db"), validation_alias="DATABASE_URL"
     )
-    """`sqlite:///file` or `postgresql://user:password@host/name`."""
+    """`sqlite:///file`, `postgresql://user:password@host/name` or `none`: jobs with Redis alone."""
     app: str = Field(default="", max_length=200)
     """For the command line: `module:name` of your own `Solocron`, such as `report:cron`, whose jobs
     it then knows; the module is looked for in the working directory, too."""

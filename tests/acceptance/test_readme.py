@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from asgi_servers import Server, on_hypercorn, on_uvicorn
+from clients import connected
 from conftest import RedisServer, free_port
 from solocron.cli.settings import markdown_table
 from solocron.settings import secrets
@@ -117,6 +119,19 @@ async def test_the_readmes_aiohttp_host_starts_and_stops(folder: Path) -> None:
     await runner.setup()
     assert any("/ws" in str(each) for each in app.router.resources())
     await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("name", "server"), [("api.py", on_uvicorn), ("shop.py", on_hypercorn)], ids=["api", "shop"]
+)
+async def test_the_readmes_asgi_hosts_serve_the_websocket(
+    folder: Path, name: str, server: Server
+) -> None:
+    names: dict[str, object] = {"__name__": name.removesuffix(".py")}
+    exec(compile((folder / name).read_text(), name, "exec"), names)
+    async with server(names["app"]) as port, connected(port) as ws:
+        await ws.send_json({"type": "ping"})
+        assert await ws.receive_json() == {"type": "pong"}
 
 
 def test_make_has_the_two_commands() -> None:

@@ -9,7 +9,7 @@ from solocron import Run, Solocron
 cron = Solocron.from_env()
 
 
-@cron.job("* * * * * *")
+@cron.job("* * * * * *", catch_up="all", overlap="queue")
 async def count_stores(run: Run) -> dict[str, int]:
     """Each second one of the servers writes down how many stores there are."""
     async with run.transaction() as connection:

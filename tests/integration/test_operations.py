@@ -226,6 +226,33 @@ async def test_a_run_by_hand_has_parameters_that_are_checked_and_kept(
     assert (run["asked_by"], run["origin"], run["progress"]) == ("on call", "manual", None)
 
 
+async def test_operators_see_how_far_a_run_is(here: World) -> None:
+    end = asyncio.Event()
+
+    async def body(run: Run) -> None:
+        run.progress(3, 10, "<b>half</b>")
+        await end.wait()
+
+    far = job("far", body, lease_ms=900)
+    async with world(far) as other:
+        running = asyncio.create_task(other.run("far"))
+        found: dict[str, Any] = {}
+
+        async def told() -> bool:
+            (found["run"],) = (await get(other, "jobs/far"))["runs"] or [None]
+            return bool(found["run"] and found["run"]["progress"])
+
+        await until(told)
+        assert found["run"]["state"] == "running"
+        assert found["run"]["progress"] == {"done": 3, "total": 10, "note": "<b>half</b>"}
+        _, page = await other.api.call("GET", "/dashboard", auth=WATCHER)
+        assert ": 3 of 10 (30 %): &lt;b&gt;half&lt;/b&gt;" in page
+        rows = {each["job"]: each for each in (await other.cron.status())["jobs"]}
+        assert rows["far"]["progress"]["done"] == 3
+        end.set()
+        await running
+
+
 async def test_a_run_by_hand_waits_for_nobody_elses_lock(here: World, body: Body) -> None:
     async with LockManager(load().redis) as other, other.hold("cron:slow", HOLD_MS):
         status, conflict = await post(here, "jobs/slow/run")

@@ -11,6 +11,7 @@ import pytest
 
 from certificates import identity, tls
 from conftest import RedisServer
+from ledgers import NONE, ledger_at
 from proxy import Proxy
 from solocron.clock import SystemClock
 from solocron.cron.board import Board, State
@@ -18,7 +19,8 @@ from solocron.cron.job import Job
 from solocron.cron.journal import Entry, Journal
 from solocron.cron.run import Run
 from solocron.cron.ticks import Calendar
-from solocron.errors import LockUnavailable
+from solocron.errors import LockUnavailable, StorageUnavailable
+from solocron.ledger import RunKey
 from solocron.locks.cluster import make_link
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Done, Granted
@@ -131,6 +133,30 @@ def limited(redis_server: RedisServer) -> Iterator[str]:
 
 async def test_the_rights_the_readme_gives_are_enough(limited: str) -> None:
     await works(limited)
+
+
+async def test_without_a_database_those_the_readme_names_besides_are_enough_and_needed(
+    redis_server: RedisServer, limited: str
+) -> None:
+    more = re.search(r"^\[Without a database\]\S* it needs `([^`]*)`", README.read_text(), re.M)
+    assert more is not None
+    redis_server.cli("ACL", "SETUSER", "solocron", *more[1].split())
+
+    async def run_twice() -> None:
+        async with ledger_at(NONE, limited) as ledger:
+            for tick in (1, 90_000_000):  # the first is too old to be kept by then
+                await ledger.begin("one", tick, owner="w", now_ms=0, lease_ms=0, max_attempts=3)
+                await ledger.finish(RunKey("one", tick, 1), now_ms=0, duration_ms=1)
+            assert len(await ledger.history("one")) == 1
+
+    await run_twice()
+    for each in more[1].split():
+        redis_server.cli("FLUSHALL")
+        redis_server.cli("ACL", "SETUSER", "solocron", each.replace("+", "-"))
+        with pytest.raises((StorageUnavailable, TimeoutError)):
+            async with asyncio.timeout(1):  # the end of a run waits for Redis
+                await run_twice()
+        redis_server.cli("ACL", "SETUSER", "solocron", each)
 
 
 async def test_the_rights_the_readme_gives_are_all_needed(

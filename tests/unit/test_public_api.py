@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from public_api import SNAPSHOT, public_api
+from public_api import REFERENCE, SNAPSHOT, public_api, reference
 
 
 def test_the_public_api_is_the_one_written_down() -> None:
@@ -14,3 +14,7 @@ def test_the_public_api_is_the_one_written_down() -> None:
         + "".join(f"- {each}\n" for each in gone)
         + "".join(f"+ {each}\n" for each in new)
     )
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    assert reference() == REFERENCE.read_text(), "run: PYTHONPATH=app python tests/public_api.py"

@@ -17,6 +17,7 @@ from typing import Any
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from solocron.cron.values import progress_text
 from solocron.locks.results import token_tick
 from solocron.locks.statistics import LockCounts
 from solocron.web import charts
@@ -52,7 +53,9 @@ class Dashboard:
             loader=PackageLoader("solocron.web"), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
-        environment.filters.update(moment=moment, span=charts.span, worker=worker)
+        environment.filters.update(
+            moment=moment, span=charts.span, worker=worker, progress=progress_text
+        )
         self._page = environment.get_template("dashboard.html")
 
     async def page(self, request: web.Request) -> web.Response:
