@@ -81,6 +81,7 @@ class LockManager:
         self._keep_ms = check_ttl(keep_ms, "keep_ms")
         self.margin_ms = margin_ms
         self._leases: dict[str, Lease] = {}
+        self._held: dict[str, Lease] = {}  # the same by key
         self._owned = Owned()
         self._background: set[asyncio.Task[Any]] = set()
         self._strays = Strays(self._settle, self._own, clock)
@@ -197,6 +198,11 @@ class LockManager:
             return False
 
     async def _claim(self, key: str, token: str, tick: int, ttl: int, lease: int) -> Claim:
+        mine = self._held.get(key)
+        if tick < 0 and mine is not None and (left_s := mine.left_s()) > 0:  # as Redis would say
+            held = Held(mine.token, int(left_s * 1000))
+            self.statistics.claimed(key, held)
+            return held
         beside = companions(check_key(key))
         sent_at, sent_ms = self._clock.monotonic(), self._clock.now_ms()
         since = int(self._clock.real_ms(tick)) - self.margin_ms if self.margin_ms else ""
@@ -234,10 +240,12 @@ class LockManager:
     # -- renewal -------------------------------------------------------------------------
 
     def _keep(self, lease: Lease) -> None:
-        self._leases[lease.token] = lease
+        self._leases[lease.token] = self._held[lease.key] = lease
         self._changed.set()
 
     def _forget(self, lease: Lease) -> None:
+        if self._held.get(lease.key) is lease:
+            del self._held[lease.key]
         if self._leases.pop(lease.token, None) is not None:
             held_s = self._clock.monotonic() - lease.since_s
             self.statistics.released(lease.key, held_s, lost=lease.lost.is_set())
