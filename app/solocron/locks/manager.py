@@ -81,6 +81,7 @@ class LockManager:
         self._keep_ms = check_ttl(keep_ms, "keep_ms")
         self.margin_ms = margin_ms
         self._leases: dict[str, Lease] = {}
+        self._shas: dict[str, str] = {}  # of the scripts, which are few
         self._held: dict[str, Lease] = {}  # the same by key
         self._owned = Owned()
         self._background: set[asyncio.Task[Any]] = set()
@@ -380,7 +381,10 @@ class LockManager:
     async def script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
         """Run a script over this connection: one that may be run twice, on keys of one slot.
         Raises LockUnavailable or LockReadOnly."""
-        sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+        sha = self._shas.get(script)
+        if sha is None:
+            sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+            self._shas[script] = sha
         try:
             return await self.link.call("EVALSHA", sha, len(keys), *keys, *args, key=keys[0])
         except NoScriptError:  # SCRIPT FLUSH or a restart since the connection was made
