@@ -212,9 +212,11 @@ def database_url(request: pytest.FixtureRequest) -> str:
 async def fresh_database(url: str) -> AsyncIterator[Database]:
     """The migrated database at `url`, closed at the end."""
     database = Database(url)
-    await database.migrate()
-    yield database
-    await database.close()
+    try:
+        await database.migrate()
+        yield database
+    finally:
+        await database.close()
 
 
 @pytest.fixture

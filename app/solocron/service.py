@@ -52,6 +52,7 @@ class Solocron(ByHand):
         """`stores` says where stores are kept, if not where the settings do: in a table of one's
         own, or wherever a repository of one's own has them."""
         self.settings = settings
+        self.stores = stores
         self._pid = os.getpid()
         self.parts = build(settings, clock or SystemClock(), stores)
         self._jobs = Registry(

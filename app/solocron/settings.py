@@ -26,8 +26,7 @@ from solocron.errors import ConfigError
 from solocron.locks.address import as_cluster, check_url
 from solocron.secret_files import SUFFIX, read_secrets
 from solocron.storage.engine import parse_url
-from solocron.stores.columns import parse_columns
-from solocron.stores.table import StoreTable
+from solocron.stores.table import StoreTable, parse_table
 from solocron.web.auth import check_secret
 
 _PREFIX = "SOLOCRON_"
@@ -220,10 +219,16 @@ class Settings(BaseSettings):
             check_ping(value.get_secret_value())
         return value
 
+    @field_validator("stores_table")
+    @classmethod
+    def _is_table(cls, value: str) -> str:
+        parse_table(value)
+        return value
+
     @field_validator("stores_columns")
     @classmethod
     def _are_columns(cls, value: str) -> str:
-        StoreTable("shops", **parse_columns(value))
+        parse_table("shops", value)
         return value
 
     @field_validator("notify_urls", "alert_urls")
@@ -252,8 +257,7 @@ class Settings(BaseSettings):
     @property
     def store_table(self) -> StoreTable:
         """The table that stores are kept in."""
-        schema, _, name = self.stores_table.rpartition(".")
-        return StoreTable(name, schema=schema or None, **parse_columns(self.stores_columns))
+        return parse_table(self.stores_table, self.stores_columns)
 
     @property
     def silent_ms(self) -> int:

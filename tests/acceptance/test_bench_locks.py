@@ -25,6 +25,7 @@ async def test_a_small_run_measures_each_thing_and_lists_the_peers_that_are_miss
     assert set(document["rounds"]) == {"1", "8"}
     assert document["scripts"]["acquire and release"] == 2
     assert document["scripts"]["a loser"] == 1
+    assert document["scripts"]["a loser in the holder's process"] == 0
     assert document["scripts"]["renewal of 200 leases"] == 1
     assert document["ratios"]["8"]["redis-py"] > 0
 

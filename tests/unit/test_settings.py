@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from solocron.errors import ConfigError
@@ -39,6 +39,8 @@ def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(variables=ENVIRONMENTS)
+@example(variables={"SOLOCRON_STORES_TABLE": "\x1f"})
+@example(variables={"SOLOCRON_STORES_TABLE": ".shops", "SOLOCRON_STORES_COLUMNS": "id=''"})
 def test_any_environment_loads_or_is_refused(variables: dict[str, str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():

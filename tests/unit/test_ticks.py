@@ -70,3 +70,33 @@ def test_a_bad_cron_expression_is_named(expression: str) -> None:
 def test_a_bad_zone_is_named() -> None:
     with pytest.raises(ConfigError, match="Europe/Berlinn"):
         Calendar("* * * * *", "Europe/Berlinn")
+
+
+def test_a_calendar_asked_again_goes_on_from_its_last_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[float] = []
+    ask = Calendar.next_after
+
+    def counted(self: Calendar, ms: float) -> int:
+        calls.append(ms)
+        return ask(self, ms)
+
+    calendar = Calendar("*/30 * * * *")
+    tick = calendar.latest_at(1_800_000_000_000)
+    assert tick is not None
+    monkeypatch.setattr(Calendar, "next_after", counted)
+    assert calendar.latest_at(tick + 1_799_999) == tick
+    assert calls == []
+    assert calendar.latest_at(tick + 1_800_000) == tick + 1_800_000
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Africa/Cairo"])
+@pytest.mark.parametrize("expression", ["*/30 * * * *", "30 2 * * *", "0 0 * * *", "0 0 1 1 *"])
+def test_what_it_remembers_changes_no_answer(expression: str, zone: str) -> None:
+    remembering = Calendar(expression, zone)
+    for start in (1_792_880_000_000, 1_776_980_000_000, 1_774_740_000_000):  # autumn, spring
+        for step in [*range(60), 30, 10, 59, 0]:
+            ms = start + step * 1_234_567
+            assert remembering.latest_at(ms) == Calendar(expression, zone).latest_at(ms)

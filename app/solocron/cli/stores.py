@@ -83,7 +83,7 @@ def _progress() -> Progress:
 
 
 async def _imported(cron: Solocron, file: Path, skip_bad: bool, bar: Progress) -> ImportReport:
-    from solocron.stores.importing import import_stores
+    from solocron.stores.importing import check_importable, import_stores
 
     parts = cron.parts
     checked = bar.add_task("checking", total=None)
@@ -97,6 +97,7 @@ async def _imported(cron: Solocron, file: Path, skip_bad: bool, bar: Progress) -
         bar.update(written, advance=rows, total=total, visible=True)
 
     try:
+        check_importable(parts.stores.repository)
         if parts.database.dialect == "sqlite":
             await parts.database.migrate()
         return await import_stores(

@@ -58,14 +58,18 @@ class Scheduler:
         """Arm every job's trigger and begin to sweep. Does nothing when started."""
         if self._sweeper is not None:
             return
-        self._started_ms = self._clock.now_ms()
-        for job in self._jobs.values():
-            trigger = Trigger(
-                job.calendar, self._clock, partial(self._fire, job), delay_ms=job.delay_ms
-            )
+        for trigger in self._arm():
             trigger.start()
-            self._triggers.append(trigger)
         self._sweeper = asyncio.create_task(self._sweep_forever(), name="sweep")
+
+    def _arm(self) -> Sequence[Trigger]:
+        """A trigger of each job, which is still to be started."""
+        self._started_ms = self._clock.now_ms()
+        self._triggers = [
+            Trigger(job.calendar, self._clock, partial(self._fire, job), delay_ms=job.delay_ms)
+            for job in self._jobs.values()
+        ]
+        return self._triggers
 
     async def stop(self, grace_s: float) -> None:
         """No new ticks; running jobs get `grace_s` to finish, then are cancelled and handed over.

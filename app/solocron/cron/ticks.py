@@ -48,6 +48,7 @@ class Calendar:
             raise ConfigError(
                 f"cron expression of {len(expression)} characters: give at most {_MAX_EXPRESSION}"
             )
+        self._known: tuple[int, int] | None = None  # a tick, and the one after it
         self.expression = " ".join(expression.split())
         self.zone = zone
         try:
@@ -73,8 +74,16 @@ class Calendar:
     def latest_at(self, ms: float) -> int | None:
         """The latest tick at or before `ms`; None if none within the 8 years before it.
 
-        Bisects with `next_after` alone, so both directions agree by construction.
+        Bisects with `next_after` alone, so both directions agree by construction. Asked again, as
+        each sweep does, it goes on from its last answer, which costs next to nothing.
         """
+        if self._known is not None:
+            tick, following = self._known
+            if following <= ms:
+                tick, following = following, self.next_after(following)
+            if tick <= ms < following:
+                self._known = (tick, following)
+                return tick
         span = 60_000.0
         while self.next_after(ms - span) > ms:
             span *= 4
@@ -85,6 +94,7 @@ class Calendar:
             tick = self.next_after(low)
             following = self.next_after(tick)
             if following > ms:
+                self._known = (tick, following)
                 return tick
             middle = max((tick + high) / 2, float(tick))
             if self.next_after(middle) <= ms:

@@ -77,6 +77,10 @@ class Lease:
         """Whether it is trusted at this moment; may be asked in any thread."""
         return not self.lost.is_set() and self._clock.monotonic() < self.deadline_s
 
+    def left_s(self) -> float:
+        """How many s of trust are left; 0 or less: it is lost."""
+        return 0.0 if self.lost.is_set() else self.deadline_s - self._clock.monotonic()
+
     def ensure(self) -> None:
         """Raise LeaseLost unless the lease is trusted at this moment."""
         if not self.lost.is_set() and self._clock.monotonic() >= self.deadline_s:

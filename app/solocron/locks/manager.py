@@ -81,6 +81,8 @@ class LockManager:
         self._keep_ms = check_ttl(keep_ms, "keep_ms")
         self.margin_ms = margin_ms
         self._leases: dict[str, Lease] = {}
+        self._shas: dict[str, str] = {}  # of the scripts, which are few
+        self._held: dict[str, Lease] = {}  # the same by key
         self._owned = Owned()
         self._background: set[asyncio.Task[Any]] = set()
         self._strays = Strays(self._settle, self._own, clock)
@@ -197,6 +199,11 @@ class LockManager:
             return False
 
     async def _claim(self, key: str, token: str, tick: int, ttl: int, lease: int) -> Claim:
+        mine = self._held.get(key)
+        if tick < 0 and mine is not None and (left_s := mine.left_s()) > 0:  # as Redis would say
+            held = Held(mine.token, int(left_s * 1000))
+            self.statistics.claimed(key, held)
+            return held
         beside = companions(check_key(key))
         sent_at, sent_ms = self._clock.monotonic(), self._clock.now_ms()
         since = int(self._clock.real_ms(tick)) - self.margin_ms if self.margin_ms else ""
@@ -234,10 +241,12 @@ class LockManager:
     # -- renewal -------------------------------------------------------------------------
 
     def _keep(self, lease: Lease) -> None:
-        self._leases[lease.token] = lease
+        self._leases[lease.token] = self._held[lease.key] = lease
         self._changed.set()
 
     def _forget(self, lease: Lease) -> None:
+        if self._held.get(lease.key) is lease:
+            del self._held[lease.key]
         if self._leases.pop(lease.token, None) is not None:
             held_s = self._clock.monotonic() - lease.since_s
             self.statistics.released(lease.key, held_s, lost=lease.lost.is_set())
@@ -372,7 +381,10 @@ class LockManager:
     async def script(self, script: str, keys: Sequence[str], args: Sequence[str | int]) -> Any:
         """Run a script over this connection: one that may be run twice, on keys of one slot.
         Raises LockUnavailable or LockReadOnly."""
-        sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+        sha = self._shas.get(script)
+        if sha is None:
+            sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+            self._shas[script] = sha
         try:
             return await self.link.call("EVALSHA", sha, len(keys), *keys, *args, key=keys[0])
         except NoScriptError:  # SCRIPT FLUSH or a restart since the connection was made

@@ -95,7 +95,10 @@ def check_names(
     """Raise ConfigError for what no table can be described by."""
     for each in (name, *([schema] if schema is not None else []), *filter(None, columns.values())):
         if not 1 <= len(each) <= MAX_NAME or not each.isprintable():
-            raise ConfigError(f"stores: {shown(each)} cannot be the name of a table or a column")
+            raise ConfigError(
+                f"stores: {shown(each)} cannot be the name of a table, a schema or a column: give "
+                f"1 to {MAX_NAME} printable characters"
+            )
     for each, column in columns.items():
         if each not in FIELDS:
             raise ConfigError(
@@ -120,8 +123,11 @@ def layout_of(
     """The layout of a host's table, as the database has it; `mapped` are the fields' columns.
     Raises ConfigError, which names what does not fit."""
     about = f"stores table {shown(f'{schema}.{name}' if schema else name)}"
+    looked = inspect(connection)
+    if schema is not None and schema not in looked.get_schema_names():
+        raise ConfigError(f"{about}: there is no schema {shown(schema)} in the database")
     try:
-        found = {each["name"]: each for each in inspect(connection).get_columns(name, schema)}
+        found = {each["name"]: each for each in looked.get_columns(name, schema)}
     except NoSuchTableError:
         raise ConfigError(f"{about}: there is no such table or view in the database") from None
     columns: dict[str, Column[Any]] = {}
@@ -131,7 +137,7 @@ def layout_of(
             raise ConfigError(
                 f"{about} has no column {shown(column)}, which is to be {each}; it has {names}"
             )
-        columns[each] = Column(column, found[column]["type"])
+        columns[each] = Column(column, _type(connection, each, found[column]["type"]))
     table = Table(name, MetaData(), *_distinct(columns), schema=schema)
     columns = {each: table.c[column] for each, column in mapped.items()}
     for each in ("name", "hours", *OPTIONAL):
@@ -147,6 +153,12 @@ def layout_of(
 
 def _distinct(columns: Mapping[str, Column[Any]]) -> list[Column[Any]]:
     return list({each.name: each for each in columns.values()}.values())
+
+
+def _type(connection: Connection, name: str, type_: Any) -> Any:
+    """The type of a column. SQLite has none for what a view computes: that is as it is cast."""
+    untyped = connection.dialect.name == "sqlite" and isinstance(type_, types.NullType)
+    return types.Text() if untyped and name not in ("id", "is_open") else type_
 
 
 def _is_text(column: Column[Any]) -> bool:

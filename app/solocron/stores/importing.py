@@ -20,7 +20,8 @@ from solocron.storage.engine import Database
 from solocron.stores.hours import check_hours, shown
 from solocron.stores.model import InvalidField, Store, parse_store
 from solocron.stores.reading import MAX_ROWS, BadRow, RawRow, raw_rows
-from solocron.stores.table import StoreTable
+from solocron.stores.repository import StoreRepository, StoresReadOnly
+from solocron.stores.table import StoreTable, TableStores
 
 MAX_BAD_KEPT = 1000
 _BATCH = 500
@@ -73,6 +74,17 @@ def _row(raw: RawRow, seen: set[str], check: Callable[[str, str, str], None]) ->
     return store
 
 
+def check_importable(repository: StoreRepository) -> None:
+    """Raise StoresReadOnly unless stores are kept where a file is imported to: in solocron's own
+    table."""
+    if not isinstance(repository, TableStores):
+        raise StoresReadOnly(
+            f"stores are kept by {type(repository).__name__}, not in solocron's table: create and "
+            "change them there"
+        )
+    repository.check_ours()
+
+
 async def import_stores(
     database: Database,
     path: Path,
@@ -81,7 +93,7 @@ async def import_stores(
     skip_bad: bool = False,
     advance: Advance = lambda rows, total: None,
 ) -> ImportReport:
-    """Import a stores file: nothing of it if a row is bad, unless `skip_bad`.
+    """Import a stores file into solocron's own table: nothing if a row is bad, unless `skip_bad`.
 
     `advance(rows, total)` is told of rows as they are done: once when checked (`total` is None,
     nobody has counted them yet), once when written.

@@ -33,6 +33,7 @@ from solocron.stores.columns import (
     layout_of,
     missing_indexes,
     own_layout,
+    parse_columns,
 )
 from solocron.stores.hours import HoursKey, shown
 from solocron.stores.model import Store
@@ -83,6 +84,13 @@ class StoreTable:
         same = (*REQUIRED, "timezone")
         named = {each: self.columns.get(each, each if each in same else None) for each in FIELDS}
         return {each: column for each, column in named.items() if column is not None}
+
+
+def parse_table(name: str, columns: str = "") -> StoreTable:
+    """The table `name` or `schema.name`; `columns` as `SOLOCRON_STORES_COLUMNS` has them. Raises
+    ConfigError."""
+    schema, dot, table = name.rpartition(".")
+    return StoreTable(table, schema=schema if dot else None, **parse_columns(columns))
 
 
 class TableStores:
@@ -188,7 +196,7 @@ class TableStores:
         return changed[0] if changed else None
 
     async def put(self, store: Store, now_ms: int) -> bool:
-        self._is_ours()
+        self.check_ours()
         fresh = self._insert().values(_values(store, now_ms)).on_conflict_do_nothing()
         given = {name: value for name, value in _values(store, now_ms).items() if name in _GIVEN}
         async with self._database.begin() as connection:
@@ -201,7 +209,7 @@ class TableStores:
         self, connection: AsyncConnection, rows: Sequence[Store], now_ms: int
     ) -> None:
         """As `put`, for many stores, in the caller's transaction."""
-        self._is_ours()
+        self.check_ours()
         upsert = self._insert()
         upsert = upsert.on_conflict_do_update(
             index_elements=["id"], set_={name: upsert.excluded[name] for name in _GIVEN}
@@ -218,7 +226,8 @@ class TableStores:
         postgres = self._database.dialect == "postgresql"
         return postgres_insert(stores) if postgres else sqlite_insert(stores)
 
-    def _is_ours(self) -> None:
+    def check_ours(self) -> None:
+        """Raise StoresReadOnly unless the table is solocron's own."""
         if not self._where._is_own:
             raise StoresReadOnly(
                 f"stores are kept in the table {shown(self._where.name)}, which is not solocron's: "

@@ -151,7 +151,7 @@ def _store() -> dict[str, Any]:
             "put": {
                 "summary": "Create or change a store; whether it is open stays as it is.",
                 "requestBody": body,
-                "responses": answers(put, *GUARDED, 408, 413, 422, 503),
+                "responses": answers(put, *GUARDED, 405, 408, 413, 422, 503),
             },
         },
         f"{path}/open": action("Open"),

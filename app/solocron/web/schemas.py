@@ -14,6 +14,7 @@ _PROBLEMS = {
     401: "There is no token, or it is refused.",
     403: "The token does not allow this, or a page of this origin may not ask.",
     404: "There is nothing of that name.",
+    405: "Stores are not described here: `detail` says where.",
     408: "The body did not come in time.",
     409: "As things are now it cannot be done: `detail` says why.",
     413: f"The body is over {MAX_BODY} bytes.",

@@ -19,7 +19,7 @@ from solocron.errors import (
     StorageUnavailable,
     UnknownJob,
 )
-from solocron.stores.repository import UnknownStore
+from solocron.stores.repository import StoresReadOnly, UnknownStore
 from solocron.web import asyncapi, openapi, static
 from solocron.web.api import StoresApi
 from solocron.web.auth import Authenticator, Forbidden, Unauthenticated
@@ -169,6 +169,10 @@ def _answer(request: web.Request, error: Exception) -> web.Response:
             return problem(403, "Forbidden", str(error))
         case UnknownStore() | UnknownJob() | UnknownLock() | NoDatabase():
             return problem(404, "Not found", str(error))
+        case StoresReadOnly():
+            response = problem(405, "Method not allowed", str(error))
+            response.headers["Allow"] = "GET,HEAD"
+            return response
         case Conflict():
             return problem(409, "Conflict", str(error))
         case InvalidInput():

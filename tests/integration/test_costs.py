@@ -1,0 +1,137 @@
+"""What things cost, by count and not by time: a change that makes them dearer is seen at once."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import re
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from conftest import RedisServer, fresh_database
+from peers import Peer
+from plans import statements
+from servers import Server, with_stores
+from solocron import LockNotAcquired
+from solocron.clock import SystemClock
+from solocron.cron.job import Job
+from solocron.cron.runner import Runner
+from solocron.cron.ticks import Calendar
+from solocron.locks.manager import LockManager
+from solocron.storage.runs import RunLedger
+
+KEY = "cron:store-auto-close"
+TTL_MS = 60_000
+
+
+@pytest.fixture
+async def locks(redis_server: RedisServer) -> AsyncIterator[LockManager]:
+    async with LockManager(redis_server.url, clock=SystemClock()) as made:
+        await made.is_locked("cron:warm")
+        yield made
+
+
+async def commands(redis: RedisServer, work: Callable[[], Awaitable[object]]) -> int:
+    """How many scripts Redis was sent meanwhile, which is all it may be sent."""
+    redis.cli("config", "resetstat")
+    await work()
+    stats = redis.cli("info", "commandstats")
+    found = {
+        name: int(count) for name, count in re.findall(r"cmdstat_(\w+).*?:calls=(\d+)", stats)
+        if name not in ("config", "info")
+    }  # fmt: skip
+    scripts = found.get("evalsha", 0) + found.get("eval", 0)
+    assert scripts or not found, found
+    return scripts
+
+
+async def test_a_lock_is_taken_and_freed_in_two_commands(
+    locks: LockManager, redis_server: RedisServer
+) -> None:
+    async def cycles() -> None:
+        for _ in range(10):
+            assert await locks.acquire_lock(KEY, TTL_MS)
+            assert await locks.release_lock(KEY)
+
+    assert await commands(redis_server, cycles) == 20
+
+
+async def test_a_loser_sends_one_command_and_none_where_the_holder_is_in_its_process(
+    locks: LockManager, redis_server: RedisServer
+) -> None:
+    async with LockManager(redis_server.url, clock=SystemClock()) as other:
+        await other.is_locked("cron:warm")
+        for loser, wanted in ((other, 1), (locks, 0)):
+
+            async def lose(loser: LockManager = loser) -> None:
+                assert not await loser.acquire_lock(KEY, TTL_MS)
+
+            async with locks.hold(KEY, TTL_MS):
+                assert await commands(redis_server, lose) == wanted
+                with pytest.raises(LockNotAcquired, match="is held by"):
+                    async with loser.hold(KEY, TTL_MS):
+                        pass
+        assert await other.acquire_lock(KEY, TTL_MS)
+        assert not await locks.acquire_lock(KEY, TTL_MS)
+
+
+async def test_a_lock_lost_to_another_is_not_taken_for_held_here(
+    redis_server: RedisServer,
+) -> None:
+    async with LockManager(redis_server.url, clock=SystemClock(), lease_ms=300) as locks:
+        with pytest.raises(Exception, match="lost"):
+            async with locks.hold(KEY, TTL_MS) as lease:
+                redis_server.cli("del", KEY)
+                async with asyncio.timeout(10):
+                    await lease.lost.wait()
+        assert await locks.acquire_lock(KEY, TTL_MS)
+
+
+async def test_a_run_costs_two_commands_and_four_statements(
+    locks: LockManager, redis_server: RedisServer, database_url: str
+) -> None:
+    async def body(run: object) -> None:
+        pass
+
+    job = Job(name="a-job", calendar=Calendar("* * * * * *"), body=body)
+    async with fresh_database(database_url) as database:
+        ledger = RunLedger(database)
+        runner = Runner(
+            locks=locks, ledger=ledger, clock=SystemClock(), owner="me", lease_ms=30_000
+        )
+        first = int(SystemClock().now_ms() // 1000) * 1000
+        assert (await runner.run_tick(job, first)).state == "succeeded"
+
+        async def run() -> None:
+            assert (await runner.run_tick(job, first + 1000)).state == "succeeded"
+
+        with statements(database) as sent:
+            assert await commands(redis_server, run) == 2
+    on_runs = [each for each, _ in sent.given if "job_runs" in each]
+    assert len(on_runs) <= 4, on_runs
+
+
+async def test_a_subscription_keeps_few_bytes(redis_server: RedisServer, sqlite_url: str) -> None:
+    count = 300
+    async with (
+        with_stores(sqlite_url, "a") as database,
+        Server(database, redis_server.url).running() as one,
+    ):
+        await one.up()
+        peers = [Peer() for _ in range(count + 1)]
+        await one.hub.subscribe(peers[0].client, {"a": None})
+        gc.collect()
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            for peer in peers[1:]:
+                await one.hub.subscribe(peer.client, {"a": None})
+            for peer in peers:
+                peer.wire.writes.clear()
+            gc.collect()
+            after, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert (after - before) / count < 2000, (after - before) / count
