@@ -68,7 +68,7 @@ class ByHand:
         span = span_ms(found, since, until, parts.clock.now_ms())
         backfill = Backfill(
             found, runner=parts.runner, locks=parts.locks, ledger=parts.ledger, clock=parts.clock,
-            flush=parts.relay.flush,
+            flush=parts.flush,
         )  # fmt: skip
         plan, states = await backfill.plan(*span)
         return plan if dry_run else await backfill.run(plan, states, by=by, told=told)
