@@ -19,6 +19,11 @@ SHOPS = StoreTable(
     columns={"id": "shop_id", "name": "title", "hours": "opening_hours", "is_open": "open"},
     timezone="Europe/Berlin",
 )
+SHOPS_SETTINGS = {
+    "SOLOCRON_STORES_TABLE": "shops",
+    "SOLOCRON_STORES_COLUMNS": "id=shop_id name=title hours=opening_hours is_open=open "
+    "timezone='Europe/Berlin'",
+}
 _TABLE = (
     "CREATE TABLE shops (shop_id INTEGER PRIMARY KEY, title VARCHAR(80), opening_hours TEXT, "
     "open SMALLINT NOT NULL, owner TEXT NOT NULL)",

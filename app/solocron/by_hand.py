@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, overload
@@ -14,7 +14,9 @@ from solocron.cron.manual import Asked, own_tick
 from solocron.cron.outcome import Outcome, T
 from solocron.cron.registry import Registry
 from solocron.cron.run import Run
+from solocron.cron.scheduler import Scheduler
 from solocron.cron.values import merged
+from solocron.errors import ConfigError
 from solocron.locks.lease import Lease
 from solocron.locks.lock import Lock
 from solocron.wiring import Parts
@@ -25,6 +27,7 @@ class ByHand:
 
     parts: Parts
     _jobs: Registry
+    _scheduler: Scheduler | None  # None: only the parts are used
 
     @overload
     async def run_job(
@@ -44,12 +47,15 @@ class ByHand:
     ) -> Outcome[Any]:  # fmt: skip
         """Run a job now, beside its schedule, unless it is running: one by name, or the decorated
         function. `params` are those that differ from the job's own; `by` is who asks, for the
-        history. Its notifications are published before this returns; cancelled, it ends. Raises
-        UnknownJob, and InvalidInput for wrong parameters."""
+        history. Its notifications are published before this returns; cancelled, or when the service
+        stops before it ended, it is cancelled. Raises UnknownJob, InvalidInput for wrong
+        parameters, and ConfigError while the service is not started."""
         found = self._jobs.named(job) if isinstance(job, str) else self._jobs.of(job)
+        self._check_started(what := f"run of job {found.name!r}")
         asked = Asked(merged(found.name, found.params, params or {}), by)
         tick = own_tick(self.parts.clock.now_ms())
-        outcome = await self.parts.runner.run_tick(found, tick, origin="manual", asked=asked)
+        work = self.parts.runner.run_tick(found, tick, origin="manual", asked=asked)
+        outcome = await self._do(work, what)
         await self.parts.flush()
         return outcome
 
@@ -59,19 +65,32 @@ class ByHand:
     ) -> Backfilled:  # fmt: skip
         """Run each tick of the span, both ends included, that has no run that succeeded, oldest
         first; each once, however many servers do so. Times without a zone are in the job's. Takes
-        turns with the schedule, waits while the job's lock is held, and can be cancelled and asked
-        for again. `told` is called after each tick; `dry_run` only says what there is to do.
+        turns with the schedule, waits while the job's lock is held, and can be cancelled, as it is
+        when the service stops, and asked for again. `told` is called after each tick; `dry_run`
+        only says what there is to do.
 
         Raises UnknownJob, InvalidInput (for a span that is not over, or of more than 10,000 ticks,
-        too), LockUnavailable or StorageUnavailable."""
+        too), ConfigError while the service is not started, LockUnavailable or StorageUnavailable.
+        """
         parts, found = self.parts, self._jobs.named(job)
+        self._check_started(what := f"backfill of job {found.name!r}")
         span = span_ms(found, since, until, parts.clock.now_ms())
         backfill = Backfill(
             found, runner=parts.runner, locks=parts.locks, ledger=parts.ledger, clock=parts.clock,
-            flush=parts.relay.flush,
+            flush=parts.flush,
         )  # fmt: skip
         plan, states = await backfill.plan(*span)
-        return plan if dry_run else await backfill.run(plan, states, by=by, told=told)
+        if dry_run:
+            return plan
+        return await self._do(backfill.run(plan, states, by=by, told=told), what)
+
+    def _check_started(self, what: str) -> None:
+        if not self.parts.locks.is_open:
+            raise ConfigError(f"{what}: start the service, which renews its locks, first")
+
+    async def _do(self, work: Coroutine[Any, Any, T], what: str) -> T:
+        """Do it as a part of the service, which ends it when it stops."""
+        return await (self._scheduler.do(work, what) if self._scheduler else work)
 
     def lock(
         self, key: str, ttl: timedelta = timedelta(minutes=5), *, wait: timedelta = timedelta()

@@ -8,6 +8,7 @@ it chooses.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 KeptIn = Literal["database", "redis"]
+_UNKEPT = re.compile("[\x00\ud800-\udfff]")
 KEEPERS: Mapping[KeptIn, str] = {"database": "the database", "redis": "Redis"}
 
 
@@ -63,6 +65,12 @@ class Expired(NamedTuple):
 
 
 State = tuple[str, int]  # of a run, and its attempt
+
+
+def kept_text(text: str, most: int) -> str:
+    """A text of a job's or a user's as every ledger can keep it, `most` characters of it: NUL and
+    lone surrogates, which some databases refuse, are written as escapes."""
+    return _UNKEPT.sub(lambda match: f"\\u{ord(match[0]):04x}", text)[:most]
 
 
 class Ledger(Protocol):

@@ -231,3 +231,14 @@ async def test_a_heartbeat_tells_of_progress_and_forgets_none(ledger: Ledger) ->
     assert await ledger.heartbeat(key, 1000)
     (row,) = await ledger.history("job")
     assert row["progress"] == '{"done": 3}'
+
+
+async def test_what_a_job_or_a_user_says_is_kept_whatever_it_is(ledger: Ledger) -> None:
+    said = "no \x00 file \udcff"
+    assert (await begin(ledger, "a", asked_by=said)).kind == "run"
+    key = RunKey("job", TICK, 1)
+    async with asyncio.timeout(5):
+        assert await ledger.finish(key, now_ms=TICK, duration_ms=1, error=said)
+    (row,) = await ledger.history("job")
+    assert row["state"] == "failed"
+    assert row["error"] == row["asked_by"] == "no \\u0000 file \\udcff"

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from solocron.cron.manual import Asked, own_tick
 from solocron.cron.run import Run
 from solocron.cron.runner import Runner
 from solocron.cron.scheduler import Scheduler
-from solocron.errors import InvalidInput, UnknownJob
+from solocron.errors import ConfigError, InvalidInput, UnknownJob
 from solocron.ledger import RunKey
 from solocron.locks.manager import LockManager
 from solocron.service import Solocron
@@ -241,3 +242,48 @@ async def test_a_service_runs_a_function_by_hand_and_has_what_it_returned(
         rows = await cron.parts.ledger.history("nightly-report")
     assert json.loads(rows[-1]["result"]) == {"day": "monday", "stores": 3}
     assert rows[-1]["asked_by"] == "a test"
+
+
+async def test_a_stop_waits_for_what_is_run_by_hand_then_cancels_it(
+    environment: pytest.MonkeyPatch, redis_server: RedisServer
+) -> None:
+    environment.setenv("SOLOCRON_GRACE", "0.2")
+    begun, cron = asyncio.Queue[int](), Solocron(load())
+
+    @cron.job("0 * * * *")
+    async def slow(run: Run) -> None:
+        begun.put_nowait(run.tick)
+        await asyncio.Event().wait()
+
+    await cron.start()
+    by_hand = asyncio.create_task(cron.run_job(slow))
+    first = await begun.get()
+    await cron.stop()
+    assert by_hand.cancelled() and redis_server.cli("GET", "cron:slow") == ""
+
+    await cron.start()
+    now = datetime.now(UTC)
+    past = asyncio.create_task(cron.backfill("slow", now - timedelta(hours=2), now))
+    second = await begun.get()
+    await cron.stop()
+    assert past.cancelled() and redis_server.cli("GET", "cron:slow") == ""
+    states = {row["tick"]: row["state"] for row in await cron.parts.ledger.history("slow")}
+    assert states == {first: "failed", second: "running"}  # given back
+    await cron.parts.close()
+
+
+async def test_nothing_is_run_by_hand_while_the_service_is_not_started(
+    environment: pytest.MonkeyPatch, redis_server: RedisServer
+) -> None:
+    cron, now = Solocron(load()), datetime.now(UTC)
+    cron.add(one(given))
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="start the service"):
+            await cron.run_job("one")
+        with pytest.raises(ConfigError, match="start the service"):
+            await cron.backfill("one", now - timedelta(minutes=3), now)
+        async with cron:
+            await cron.drain()
+            with pytest.raises(ConfigError, match="the service stops"):
+                await cron.run_job("one")
+    assert "cron:one" not in redis_server.cli("KEYS", "*").split()

@@ -13,17 +13,12 @@ from sqlalchemy import text
 
 from commands import Cli, finished, listening
 from conftest import RedisServer
-from shops_table import SHOPS, create_shops, put_shops
+from shops_table import SHOPS, SHOPS_SETTINGS, create_shops, put_shops
 from solocron.errors import ConfigError
 from solocron.storage.engine import Database
 from solocron.stores import HoursKey, Store, StoreName, StoreTable
 
 COLUMNS = "shop_id INTEGER PRIMARY KEY, title TEXT, opening_hours TEXT, open SMALLINT"
-MAPPED = {
-    "SOLOCRON_STORES_TABLE": "shops",
-    "SOLOCRON_STORES_COLUMNS": "id=shop_id name=title hours=opening_hours is_open=open "
-    "timezone='Europe/Berlin'",
-}
 
 
 async def run(database: Database, *statements: str) -> None:
@@ -44,7 +39,9 @@ async def cli(
     tmp_path: Path, redis_server: RedisServer, database: Database, database_url: str
 ) -> AsyncIterator[Cli]:
     """Commands over a host's table, which is not there yet, in a migrated database."""
-    cli = Cli(tmp_path, {"REDIS_URL": redis_server.url, "DATABASE_URL": database_url, **MAPPED})
+    cli = Cli(
+        tmp_path, {"REDIS_URL": redis_server.url, "DATABASE_URL": database_url, **SHOPS_SETTINGS}
+    )
     yield cli
     await cli.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -83,6 +84,15 @@ async def test_a_run_by_hand_its_history_and_its_explanation(cron: Solocron) -> 
     state = await cron.status()
     assert (state["database"], state["problems"], state["deliveries"]) == ("none", [], [])
     assert {each["job"]: each["state"] for each in state["jobs"]}["report"] == "succeeded"
+
+
+async def test_the_past_is_run_once(alone: pytest.MonkeyPatch) -> None:
+    cron, now = Solocron(load()), datetime.now(UTC)
+    cron.add(Job(name="hourly", calendar=Calendar("0 * * * *"), body=fine))
+    async with cron:
+        found = await cron.backfill("hourly", now - timedelta(hours=3), now)
+        assert found.ticks == found.succeeded >= 3
+        assert (await cron.backfill("hourly", now - timedelta(hours=3), now)).wanted == []
 
 
 async def test_what_needs_a_database_names_the_setting(

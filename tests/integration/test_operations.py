@@ -213,6 +213,7 @@ async def test_a_run_by_hand_has_parameters_that_are_checked_and_kept(
         ({"params": {"dya": 1}}, "no parameter 'dya': use of: day, limit"),
         ({"params": {"limit": "4"}}, "is '4': give a whole number, such as 3"),
         ({"params": [1]}, "give an object of the job's parameters"),
+        ({"params": {"day": "\ud800"}}, "params of job 'slow' are no JSON"),
         ({"param": {}}, "there is no field 'param': give params"),
         ({"params": {"day": "x" * 17_000}}, "as JSON: give at most 16384"),
     ):

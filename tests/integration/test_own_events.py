@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -84,8 +85,9 @@ async def test_a_store_made_in_that_transaction_can_be_told_of(cron: Solocron) -
                  "VALUES ('new', 'New', 'UTC', '24/7', 0)")
         )  # fmt: skip
         assert await cron.notify("new", "shop.created", {}, connection) == 1
-    with pytest.raises(UnknownStore, match="'nowhere'"):
-        await cron.notify("nowhere", "shop.created", {})
+    for nowhere in ("nowhere", "no\0where", "no\udcffwhere"):
+        with pytest.raises(UnknownStore, match=re.escape(repr(nowhere))):
+            await cron.notify(nowhere, "shop.created", {})
 
 
 async def test_a_run_tells_in_its_own_transaction(cron: Solocron) -> None:

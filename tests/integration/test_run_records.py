@@ -22,6 +22,7 @@ from solocron.cron.ticks import Calendar
 from solocron.errors import NoDatabase, StorageUnavailable
 from solocron.ledger import RunKey
 from solocron.locks.manager import LockManager
+from solocron.locks.own_records import OwnRecords
 from solocron.locks.run_records import MOST_KEPT, RunRecords
 
 CALENDAR = Calendar("* * * * *")
@@ -230,3 +231,19 @@ async def test_a_record_is_json_that_an_operator_can_read(
     await one.runner.run_tick(job(one.body), latest())
     record = json.loads(redis_server.cli("HGET", KEYS[1], str(latest())))
     assert (record["job"], record["tick"], record["state"]) == ("one", latest(), "succeeded")
+
+
+def test_of_too_many_runs_that_redis_does_not_know_those_that_go_on_are_kept() -> None:
+    own = OwnRecords(SystemClock(), "w")
+
+    def begin(tick: int) -> RunKey:
+        record = {"job": "one", "tick": tick, "attempt": 1, "state": "running",
+                  "origin": "schedule"}  # fmt: skip
+        own.begin(record, lease_ms=60_000, max_attempts=3, fresh=False, again=0)
+        return RunKey("one", tick, 1)
+
+    long = begin(0)
+    for tick in range(1, 3000):
+        assert own.change(begin(tick), {"state": "succeeded"})
+    assert own.has(long)
+    assert len(own.of("one")) == 1000 and own.newest("one") == 2999

@@ -64,8 +64,8 @@ class Api:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[Api]:
-    cron = Solocron(load())
+async def serving(cron: Solocron | None = None) -> AsyncIterator[Api]:
+    cron = cron or Solocron(load())
     async with cron.serving() as server, aiohttp.ClientSession() as http:
         api = Api(cron, server.port, http)
         await api.ready()

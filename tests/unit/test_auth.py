@@ -66,12 +66,21 @@ def test_a_token_that_only_listens_ends_with_the_one_it_is_made_for(
         principal = authenticator.authenticate(signed(claims(stores="*", exp=ends)))
         made = authenticator.authenticate(listening_token(authenticator, principal))
         assert made.scopes == ("notifications:read",) and made.stores is None
+        assert made.token == principal.token  # it is counted as that one
         left_s = authenticator.seconds_left(made)
         assert left_s is not None and least_s <= left_s <= most_s
     assert listening_token(Authenticator(clock=clock), ANYBODY) == ""
     for weak in ({"stores": ["1"]}, {"stores": "*", "scope": "jobs:run"}):
         with pytest.raises(Forbidden):
             listening_token(authenticator, authenticator.authenticate(signed(claims(**weak))))
+
+
+@pytest.mark.parametrize("claim", ["", "0" * 15, "g" * 16, 7, None, ["0" * 16]])
+def test_a_token_is_counted_as_itself_unless_another_is_named(
+    authenticator: Authenticator, claim: object
+) -> None:
+    tokens = [signed(claims(counted_as=claim, sub=sub)) for sub in ("a", "b")]
+    assert len({authenticator.authenticate(each).token for each in tokens}) == 2
 
 
 @pytest.mark.parametrize(

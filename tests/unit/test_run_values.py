@@ -66,6 +66,7 @@ def test_what_a_body_returns_is_kept_as_json(returned: Any, kept: Any) -> None:
         (float("nan"), "no JSON"),
         ({1, 2}, "no JSON"),
         (Report, "no JSON"),
+        ("\ud800", "no JSON"),
         ("x" * MAX_RESULT, rf"its result has {MAX_RESULT + 2} bytes as JSON: return at most"),
     ],
 )
@@ -103,6 +104,7 @@ def test_parameters_are_those_given_and_the_other_defaults() -> None:
         ({"ratio": "1"}, "'ratio' .* is '1': give a number"),
         ({"stores": {}}, "'stores' .* give a list"),
         ({"more": object()}, "params of job 'one' are no JSON"),
+        ({"more": "\ud800"}, "params of job 'one' are no JSON"),
         ({"more": "x" * MAX_PARAMS}, rf"have \d+ bytes as JSON: give at most {MAX_PARAMS}"),
     ],
 )

@@ -82,6 +82,8 @@ def test_an_entry_says_why_and_how_late() -> None:
     assert entry == Entry("one", TICK, "ran", "", 1, 5, 70, TICK + 80)
     failed = Outcome("failed", "x" * 1000, 3, begun_ms=TICK)
     assert entry_of(job(), TICK, failed, "schedule", TICK).detail == "x" * MAX_DETAIL
+    failed = Outcome("failed", "no \0 file \udcff", 1, begun_ms=TICK)
+    assert entry_of(job(), TICK, failed, "schedule", TICK).detail == "no \\u0000 file \\udcff"
     prevented = skip("held", attempt=1, detail="w:1", by_ledger=True)
     entry = entry_of(job(), TICK, prevented, "schedule", TICK)
     assert (entry.detail, entry.attempt, entry.begun) == ("held: w:1", 0, False)

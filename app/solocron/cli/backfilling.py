@@ -50,8 +50,7 @@ def backfill(
                         job, since, until, by=who(), dry_run=dry_run, told=noted
                     )
         finally:
-            await cron.parts.fanout.close()
-            await cron.parts.database.close()
+            await cron.parts.close()
 
     try:
         found = run_to_end(work())

@@ -138,8 +138,8 @@ class Attempts:
         fields = {"duration_ms": duration_ms, **counts}
         if error is not None:
             run.log.error(
-                "%s cron job failed after %d attempts: %s", _capital(job.title), run.attempt,
-                error, extra=fields,
+                "%s cron job failed after %d attempt%s: %s", _capital(job.title), run.attempt,
+                "" if run.attempt == 1 else "s", error, extra=fields,
             )  # fmt: skip
             return Outcome("failed", error, run.attempt, duration_ms)
         run.log.info("%s cron job completed successfully", _capital(job.title), extra=fields)

@@ -61,7 +61,7 @@ def span_ms(job: Job, since: datetime, until: datetime, now_ms: float) -> tuple[
     InvalidInput for a span that is empty, or not over."""
     try:
         first, last = (
-            job.calendar.instant(each)[0] if each.tzinfo is None else round(each.timestamp() * 1000)
+            job.calendar.instant(each)[0] if each.tzinfo is None else int(each.timestamp() * 1000)
             for each in (since, until)
         )
     except (OverflowError, ValueError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from solocron.cron.job import Job
 from solocron.cron.outcome import BEGUN, Outcome, verdict_of
+from solocron.ledger import kept_text
 
 log = logging.getLogger("solocron.cron")
 
@@ -52,7 +53,7 @@ def entry_of(job: Job, tick: int, outcome: Outcome, origin: str, at_ms: float) -
         detail = f"{outcome.reason}: {detail}"
     begun = outcome.begun_ms is not None
     return Entry(
-        job.name, tick, verdict_of(job, tick, outcome, origin), detail[:MAX_DETAIL],
+        job.name, tick, verdict_of(job, tick, outcome, origin), kept_text(detail, MAX_DETAIL),
         outcome.attempt if begun else 0, max(0, (outcome.begun_ms or tick) - tick - job.delay_ms),
         outcome.duration_ms, int(at_ms),
     )  # fmt: skip

@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Coroutine, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from solocron.clock import Clock
 from solocron.cron.job import Job
@@ -22,6 +22,8 @@ from solocron.ledger import Ledger
 from solocron.locks.manager import LockManager
 
 log = logging.getLogger("solocron.cron")
+
+_T = TypeVar("_T")
 
 
 class Scheduler:
@@ -48,6 +50,7 @@ class Scheduler:
         self._reserving = Reserving(locks, clock, int(sweep_s * 3000) + 2000)
         self._triggers: list[Trigger] = []
         self._running: dict[asyncio.Task[Outcome], Job] = {}
+        self._by_hand: set[asyncio.Task[Any]] = set()
         self._sweeper: asyncio.Task[None] | None = None
         self._started_ms = clock.now_ms()
         self._floors: dict[str, int] = {}
@@ -83,13 +86,16 @@ class Scheduler:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
             self._sweeper = None
-        if self._running:
-            await asyncio.wait(self._running, timeout=grace_s)
+        if under_way := {*self._running, *self._by_hand}:
+            await asyncio.wait(under_way, timeout=grace_s)
         for task, job in list(self._running.items()):
             log.warning("Handing the %s cron over: it did not finish in time.", job.title)
             task.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
+        for asked in list(self._by_hand):
+            log.warning("Cancelling a %s: it did not finish in time.", asked.get_name())
+            asked.cancel()
+        if under_way := {*self._running, *self._by_hand}:
+            await asyncio.wait(under_way)
 
     @property
     def running(self) -> int:
@@ -113,6 +119,17 @@ class Scheduler:
         task = self._own(job, run.tick, work)
         task.add_done_callback(run.ended)
         return run
+
+    async def do(self, work: Coroutine[Any, Any, _T], what: str) -> _T:
+        """Do what was asked for by hand: a stop waits for it, too, and then cancels it. Raises
+        ConfigError unless this scheduler is running."""
+        if self._sweeper is None:
+            work.close()
+            raise ConfigError(f"{what}: the service stops: ask another, or start it again")
+        task = asyncio.create_task(work, name=what)
+        self._by_hand.add(task)
+        task.add_done_callback(self._by_hand.discard)
+        return await task
 
     def _try(self, job: Job, tick: int, origin: str = "schedule") -> None:
         self._own(job, tick, self._runner.run_tick(job, tick, origin=origin))

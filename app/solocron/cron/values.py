@@ -130,9 +130,11 @@ def progress_text(progress: Mapping[str, Any] | None) -> str:
 
 
 def _json(value: object) -> str:
-    return json.dumps(
+    text = json.dumps(
         value, default=_plain, allow_nan=False, ensure_ascii=False, separators=(",", ":")
     )
+    text.encode()  # lone surrogates are no text
+    return text
 
 
 def _plain(value: object) -> object:

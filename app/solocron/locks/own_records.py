@@ -125,9 +125,11 @@ class OwnRecords:
         )  # fmt: skip
 
     def _put(self, run: Record) -> None:
-        """Add it as the newest, and leave out the oldest of too many."""
+        """Add it as the newest, and leave out the oldest of too many: none that still runs, as long
+        as others are left."""
         place = (run["job"], run["tick"])
         self._records.pop(place, None)
         self._records[place] = run
         if len(self._records) > _MOST:
-            del self._records[next(iter(self._records))]
+            over = (each for each, run in self._records.items() if run["state"] != "running")
+            del self._records[next(over, next(iter(self._records)))]

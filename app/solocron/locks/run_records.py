@@ -25,7 +25,7 @@ from uuid import uuid4
 
 from solocron.clock import Clock
 from solocron.errors import LockUnavailable, NoDatabase, StorageUnavailable
-from solocron.ledger import Expired, KeptIn, RunKey, State, Verdict
+from solocron.ledger import Expired, KeptIn, RunKey, State, Verdict, kept_text
 from solocron.locks import run_scripts
 from solocron.locks.keys import lock_key
 from solocron.locks.manager import LockManager
@@ -36,6 +36,7 @@ log = logging.getLogger("solocron.locks")
 MOST_KEPT = 2000  # of a job; a day of one that runs each minute, and more
 _MOST_ROWS = 1000
 _MAX_ERROR = 2000
+_MAX_BY = 200
 _AGAIN_S = 0.5
 _COLUMNS = (
     "job", "tick", "attempt", "state", "owner", "origin", "fallback", "started_at", "finished_at",
@@ -79,7 +80,7 @@ class RunRecords:
             "origin": origin, "fallback": fallback, "started_at": now_ms, "stamp": uuid4().hex,
         }  # fmt: skip
         first |= {} if params is None else {"params": params}
-        first |= {"asked_by": asked_by[:200]} if asked_by else {}
+        first |= {"asked_by": kept_text(asked_by, _MAX_BY)} if asked_by else {}
         ended = self._ended.get(job)
         if ended is not None and ended.tick == tick and not again:
             await self._try_to_hand_in(job)
@@ -142,7 +143,7 @@ class RunRecords:
         changes: Record = {
             "state": "failed" if error is not None else "succeeded",
             "finished_at": now_ms, "duration_ms": duration_ms, "result": result,
-            "error": error and error[:_MAX_ERROR], "progress": progress,
+            "error": error and kept_text(error, _MAX_ERROR), "progress": progress,
         }  # fmt: skip
         changes = {name: value for name, value in changes.items() if value is not None}
         current = await self._until_answered(key, changes, -1)

@@ -26,12 +26,13 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.errors import StaleAttempt, StorageUnavailable
-from solocron.ledger import Expired, KeptIn, RunKey, State, Verdict
+from solocron.ledger import Expired, KeptIn, RunKey, State, Verdict, kept_text
 from solocron.storage.engine import POOL_SIZE, POOL_TIMEOUT_S, Database, database_now
 from solocron.storage.patience import held, patiently, until_answered
 from solocron.storage.tables import job_runs
 
 _MAX_ERROR = 2000
+_MAX_BY = 200
 _MOST_STATES = 100_000
 _REOPENED = {"state": "running", "finished_at": None, "duration_ms": None, "error": None}
 _GIVEN_BACK = 0  # a lease that did not end by silence
@@ -85,7 +86,7 @@ class RunLedger:
         insertion = insert(job_runs).values(
             job=job, tick=tick, attempt=1, state="running", owner=owner[:200], origin=origin,
             fallback=fallback, started_at=now_ms, lease_until=database_now() + lease_ms,
-            stamp=stamp, params=params, asked_by=asked_by[:200] or None,
+            stamp=stamp, params=params, asked_by=kept_text(asked_by, _MAX_BY) or None,
         ).on_conflict_do_nothing()  # fmt: skip
 
         async def ask() -> Verdict:
@@ -179,7 +180,7 @@ class RunLedger:
             "finished_at": now_ms,
             "duration_ms": duration_ms,
             "result": result,
-            "error": error[:_MAX_ERROR] if error is not None else None,
+            "error": kept_text(error, _MAX_ERROR) if error is not None else None,
             **({"progress": progress} if progress is not None else {}),
         }
         ours = and_(

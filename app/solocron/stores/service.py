@@ -25,7 +25,7 @@ from solocron.storage.counters import newest_seqs, next_seqs, next_seqs_unremind
 from solocron.storage.engine import Database
 from solocron.storage.outbox import Notification
 from solocron.stores.hours import HoursKey, shown
-from solocron.stores.model import Store
+from solocron.stores.model import Store, is_store_id
 from solocron.stores.repository import StoreName, StoreRepository, UnknownStore
 from solocron.stores.told import AskedFor, Data, HoursBegan, HoursEnded
 
@@ -144,10 +144,11 @@ class StoreService:
         """Write a notification of the host's own in the caller's transaction. Raises InvalidInput
         for a type or data that cannot be one's, and UnknownStore."""
         check_own_event(type_, data)
-        if not (
+        known = is_store_id(store_id) and (
             await newest_seqs(connection, [store_id])
             or store_id in await self.repository.get_many([store_id], connection)
-        ):
+        )
+        if not known:
             raise _unknown(store_id)
         seqs = await next_seqs(connection, [store_id])
         row = Notification(store_id, seqs[store_id], type_, data, now_ms)

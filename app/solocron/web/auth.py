@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ _LEEWAY_S = 5
 _LISTENING_S = 60
 _MAX_TIME_S = 2**53
 _NO_TOKEN = "it is no JSON Web Token: send all of what `solocron token` or the issuer gave"
+_DIGEST = re.compile("[0-9a-f]{16}")
 _MIN_KEY_BITS = {"RS256": 2048, "ES256": 256}
 
 
@@ -154,8 +156,13 @@ class Authenticator:
             )
         return Principal(
             str(claims.get("sub", ""))[:200], _stores(claims), _scopes(claims), float(expires_at),
-            digest,
+            self._counted_as(claims) or digest,
         )  # fmt: skip
+
+    def _counted_as(self, claims: Mapping[str, Any]) -> str | None:
+        """The digest of the token from which this server's secret made this one; None: of none."""
+        named = claims.get("counted_as") if self.signs else None
+        return named if isinstance(named, str) and _DIGEST.fullmatch(named) else None
 
     def seconds_left(self, principal: Principal) -> float | None:
         """How long the token is still good for, in s (at most 7 days); None: for ever."""
@@ -165,9 +172,11 @@ class Authenticator:
         return max(0.0, min(left, 7 * 24 * 3600.0))
 
     def issue(
-        self, *, subject: str, stores: list[str] | None, scopes: list[str], lifetime_s: int
-    ) -> str:
-        """A new HS256 token. Raises ConfigError without a secret, with an unknown scope, or where
+        self, *, subject: str, stores: list[str] | None, scopes: list[str], lifetime_s: int,
+        counted_as: str = "",
+    ) -> str:  # fmt: skip
+        """A new HS256 token; its connections are counted with those of the token whose digest is
+        `counted_as`, if any. Raises ConfigError without a secret, with an unknown scope, or where
         tokens are checked by a JWKS file, which would refuse it."""
         if self._keys is not None:
             raise ConfigError("SOLOCRON_AUTH_JWKS is set: get tokens from the issuer of its keys")
@@ -181,6 +190,8 @@ class Authenticator:
             "sub": subject, "aud": self._audience, "iat": now, "exp": now + lifetime_s,
             "stores": "*" if stores is None else stores, "scope": " ".join(scopes),
         }  # fmt: skip
+        if counted_as:
+            claims["counted_as"] = counted_as
         return jwt.encode(claims, self._secret, algorithm="HS256")
 
 
@@ -195,7 +206,7 @@ def listening_token(authenticator: Authenticator, principal: Principal) -> str:
     lifetime_s = _LISTENING_S if left_s is None else int(min(_LISTENING_S, left_s))
     return authenticator.issue(
         subject=principal.subject, stores=None, scopes=["notifications:read"],
-        lifetime_s=lifetime_s,
+        lifetime_s=lifetime_s, counted_as=principal.token,
     )  # fmt: skip
 
 
