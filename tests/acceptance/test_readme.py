@@ -89,6 +89,8 @@ def test_the_readmes_code_runs_from_top_to_bottom(folder: Path) -> None:
     assert 'data: {"specversion":"1.0","id":"44:1"' in stdout
     assert "succeeded {'stores': 3}" in stdout
     assert "running True" in stdout
+    assert re.search(r"Kreuzberg.*Europe/Berlin.*Mo-Fr 09:00-18:00.*yes", stdout)
+    assert re.search(r"^1\d passed in", stdout, re.MULTILINE)
     assert "monday 3\nbackfilled 3 of 3\n" in stdout
     assert "daily-report: succeeded in" in stdout and '{"day":"tuesday","stores":3}' in stdout
     assert "Traceback" not in stderr
