@@ -102,7 +102,7 @@ async def test_a_past_that_is_not_kept_is_not_run_for_nobody_would_know_that_it_
     cron.add(Job(name="minutely", calendar=Calendar("* * * * *"), body=fine))
     cron.add(job("yearly", fine))
     async with cron:
-        with pytest.raises(InvalidInput, match="7 days: .* SOLOCRON_HISTORY"):
+        with pytest.raises(InvalidInput, match=r"7 days: .* SOLOCRON_HISTORY"):
             await cron.backfill("yearly", now - timedelta(days=8), now)
         with pytest.raises(InvalidInput, match=r"newest 2000 .* begin at \d{4}-.*T"):
             await cron.backfill("minutely", now - timedelta(days=2), now, dry_run=True)
