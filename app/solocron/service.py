@@ -190,11 +190,17 @@ class Solocron(ByHand):
         try:
             await parts.check()
             async with parts.locks:
+                stopped = False
                 try:
                     await self._live(scheduler)
+                except asyncio.CancelledError:
+                    stopped = True
+                    raise
                 finally:
                     await scheduler.stop(0)
                     await parts.connections.drain()
+                    if stopped:  # nobody misses it then, as they shall one that broke
+                        await parts.board.leave()
         except ConfigError:
             raise
         except Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -46,6 +47,7 @@ def of_the_host() -> dict[str, Any]:
 
 def held() -> dict[str, Any]:
     """What a process can have left: tasks, files and sockets, threads."""
+    gc.collect()  # the cursor of a cancelled statement holds its closed file until then
     files = []
     for each in Path("/proc/self/fd").iterdir():
         try:
@@ -60,11 +62,11 @@ def held() -> dict[str, Any]:
 
 
 async def held_by_the_host() -> dict[str, Any]:
-    """What is held once the database's last thread of a service before has ended."""
+    """What is held once the database of a service before has closed its last file and thread."""
     async with asyncio.timeout(5):
-        while held()["threads"] > 1:
+        while (now := held())["threads"] > 1 or any(".db" in each for each in now["files"]):
             await asyncio.sleep(0.01)
-    return held()
+    return now
 
 
 async def all_given_back(before: dict[str, Any], redis: RedisServer) -> None:
@@ -128,6 +130,7 @@ async def test_a_lifespan_cancelled_anywhere_leaves_nothing(
         await asyncio.sleep(0)
     living.cancel()
     await asyncio.gather(living, return_exceptions=True)
+    del living  # its traceback keeps the cursor of a cancelled statement, and that the closed file
     await all_given_back(before, redis_server)
     assert keys(redis_server) == set()
 
