@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from solocron.cron.backfill import Backfill, Backfilled, Told, span_ms
+from solocron.cron.backfill import Backfill, Backfilled, Told, check_kept, span_ms
 from solocron.cron.manual import Asked, own_tick
 from solocron.cron.outcome import Outcome, T
 from solocron.cron.registry import Registry
@@ -19,12 +19,15 @@ from solocron.cron.values import merged
 from solocron.errors import ConfigError
 from solocron.locks.lease import Lease
 from solocron.locks.lock import Lock
+from solocron.locks.run_records import MOST_KEPT
+from solocron.settings import Settings
 from solocron.wiring import Parts
 
 
 class ByHand:
     """A part of `Solocron`."""
 
+    settings: Settings
     parts: Parts
     _jobs: Registry
     _scheduler: Scheduler | None  # None: only the parts are used
@@ -74,7 +77,10 @@ class ByHand:
         """
         parts, found = self.parts, self._jobs.named(job)
         self._check_started(what := f"backfill of job {found.name!r}")
-        span = span_ms(found, since, until, parts.clock.now_ms())
+        span = span_ms(found, since, until, now_ms := parts.clock.now_ms())
+        if parts.stored is None:
+            kept_ms = self.settings.history * 1000
+            check_kept(found, span[0], now_ms, kept_ms=kept_ms, most=MOST_KEPT)
         backfill = Backfill(
             found, runner=parts.runner, locks=parts.locks, ledger=parts.ledger, clock=parts.clock,
             flush=parts.flush,

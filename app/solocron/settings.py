@@ -76,7 +76,8 @@ class Settings(BaseSettings):
     """For the command line: `module:name` of your own `Solocron`, such as `report:cron`, whose jobs
     it then knows; the module is looked for in the working directory, too."""
     environment: str = ""
-    """Is added to lock keys and channels: `cron:store-auto-close:production`."""
+    """Is added to lock keys and channels: `cron:store-auto-close:production`. Services that share a
+    database of a Redis need one each."""
     timezone: str = "UTC"
     """IANA zone of the schedules; stores have their own."""
     host: str = "127.0.0.1"

@@ -16,7 +16,7 @@ from ledgers import NONE
 from solocron.cron.job import Job
 from solocron.cron.run import Run
 from solocron.cron.ticks import Calendar
-from solocron.errors import ConfigError, NoDatabase
+from solocron.errors import ConfigError, InvalidInput, NoDatabase
 from solocron.service import Solocron
 from solocron.settings import load
 from solocron.stores import StoreTable
@@ -93,6 +93,20 @@ async def test_the_past_is_run_once(alone: pytest.MonkeyPatch) -> None:
         found = await cron.backfill("hourly", now - timedelta(hours=3), now)
         assert found.ticks == found.succeeded >= 3
         assert (await cron.backfill("hourly", now - timedelta(hours=3), now)).wanted == []
+
+
+async def test_a_past_that_is_not_kept_is_not_run_for_nobody_would_know_that_it_was(
+    alone: pytest.MonkeyPatch,
+) -> None:
+    cron, now = Solocron(load()), datetime.now(UTC)
+    cron.add(Job(name="minutely", calendar=Calendar("* * * * *"), body=fine))
+    cron.add(job("yearly", fine))
+    async with cron:
+        with pytest.raises(InvalidInput, match=r"7 days: .* SOLOCRON_HISTORY"):
+            await cron.backfill("yearly", now - timedelta(days=8), now)
+        with pytest.raises(InvalidInput, match=r"newest 2000 .* begin at \d{4}-.*T"):
+            await cron.backfill("minutely", now - timedelta(days=2), now, dry_run=True)
+        assert (await cron.backfill("yearly", now - timedelta(days=6), now)).ticks <= 1
 
 
 async def test_what_needs_a_database_names_the_setting(

@@ -186,13 +186,14 @@ async def test_old_runs_go_but_for_the_newest_of_each_job(database: Database) ->
     now = int(CLOCK.now_ms())
 
     async def ran(
-        job: str, age_h: float, state: str = "succeeded", origin: str = "schedule"
-    ) -> None:
+        job: str, age_h: float, state: str = "succeeded", origin: str = "schedule",
+        began: int = 0,
+    ) -> None:  # fmt: skip
         async with database.begin() as connection:
             await connection.execute(
                 insert(job_runs).values(
                     job=job, tick=now - int(age_h * HOUR), attempt=1, state=state, owner="w",
-                    origin=origin, started_at=0, lease_until=0,
+                    origin=origin, started_at=began, lease_until=0,
                 )
             )  # fmt: skip
 
@@ -202,6 +203,7 @@ async def test_old_runs_go_but_for_the_newest_of_each_job(database: Database) ->
         await ran("by-hand", age_h, origin="manual")
     await ran("daily", 6, "running")
     await ran("daily", 7, "failed")
+    await ran("daily", 8, origin="backfill", began=now)  # its like would be run again without it
     await ran("daily", 2.05, origin="manual")
     await ran("often", 0.5)
     await ran("often", 1.5)
@@ -213,7 +215,7 @@ async def test_old_runs_go_but_for_the_newest_of_each_job(database: Database) ->
         return [(now - tick) / HOUR for tick, _, _ in await runs(database, job)]
 
     assert await ages("retired") == pytest.approx([2.1])
-    assert await ages("daily") == pytest.approx([6, 2.1, 2.05])
+    assert await ages("daily") == pytest.approx([8, 6, 2.1, 2.05])
     assert await ages("by-hand") == pytest.approx([2.1])
     assert await ages("often") == pytest.approx([1.5, 0.5])
 

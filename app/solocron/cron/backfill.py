@@ -85,6 +85,23 @@ def ticks_of(job: Job, first_ms: int, last_ms: int) -> list[int]:
     return ticks
 
 
+def check_kept(job: Job, first_ms: int, now_ms: float, *, kept_ms: float, most: int) -> None:
+    """Raise InvalidInput for a span that begins before a job's runs are kept, for `kept_ms` and at
+    most so many of them: what was run there would be forgotten, and run once more."""
+    lost = f"backfill of job {job.name!r}: without a database "
+    if first_ms < now_ms - kept_ms:
+        raise InvalidInput(
+            f"{lost}runs are kept for {kept_ms / 86_400_000:g} days: begin later, or set "
+            "SOLOCRON_HISTORY higher"
+        )
+    ticks = job.calendar.between(first_ms - 1, int(now_ms), MOST_TICKS)
+    if len(ticks) > most:
+        raise InvalidInput(
+            f"{lost}the newest {most} runs of a job are kept: begin at "
+            f"{job.calendar.local(ticks[-most]).isoformat()} or later"
+        )
+
+
 def wanted_of(ticks: Sequence[int], states: Mapping[int, State]) -> list[int]:
     """Those without a run that succeeded."""
     return [tick for tick in ticks if states.get(tick, ("", 0))[0] != "succeeded"]

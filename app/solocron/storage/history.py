@@ -74,8 +74,9 @@ class History:
         return Pruned(len(rows), rows[-1].created_at)
 
     async def prune_runs(self, before_ms: int) -> int:
-        """Delete up to BATCH ended runs of each job of ticks before `before_ms`, and return how
-        many were; never the newest of a job, nor the newest its schedule began."""
+        """Delete up to BATCH ended runs of each job that began, and whose ticks are, before
+        `before_ms`, and return how many were; never the newest of a job, nor the newest its
+        schedule began."""
         pruned, job = 0, ""
         while True:
             following = select(func.min(job_runs.c.job)).where(job_runs.c.job > job)
@@ -127,7 +128,12 @@ async def _old_ticks(connection: AsyncConnection, job: str, before_ms: int) -> S
             bounds.append(tick)
     old = (
         select(job_runs.c.tick)
-        .where(job_runs.c.job == job, job_runs.c.tick < min(bounds), job_runs.c.state != "running")
+        .where(
+            job_runs.c.job == job,
+            job_runs.c.tick < min(bounds),
+            job_runs.c.state != "running",
+            job_runs.c.started_at < before_ms,  # of a backfill it is long after the tick
+        )
         .order_by(job_runs.c.tick)
         .limit(BATCH)
     )
