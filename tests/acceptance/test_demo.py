@@ -80,7 +80,7 @@ def test_a_worker_killed_in_mid_run_loses_and_doubles_nothing(start: Callable[..
     ("number", "arguments", "code"),
     [(signal.SIGINT, (), 0), (signal.SIGTERM, (), 0), (signal.SIGINT, ("--once",), 130)],
 )
-def test_a_signal_in_mid_show_ends_it_in_seconds_and_leaves_nothing(
+def test_a_signal_in_mid_show_ends_it_and_leaves_nothing(
     start: Callable[..., Demo], number: signal.Signals, arguments: tuple[str, ...], code: int
 ) -> None:
     demo = start(*arguments)

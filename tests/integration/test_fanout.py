@@ -69,6 +69,19 @@ async def test_each_batch_nudges_the_other_servers_that_watch_all_stores(
         assert (one.nudges, other.nudges, idle.nudges) == (1, 3, 0)
 
 
+async def test_services_in_two_databases_of_one_redis_do_not_hear_each_other(
+    redis_server: RedisServer,
+) -> None:
+    one, other = (Side(f"redis://127.0.0.1:{redis_server.port}/{number}") for number in (1, 2))
+    async with one.running(), other.running():
+        await asyncio.gather(one.up(), other.up())
+        await asyncio.gather(*(side.fanout.watch(["a"]) for side in (one, other)))
+        assert await one.fanout.publish([("a", 1, b"{}")])
+        assert await other.fanout.publish([("a", 2, b"{}")])
+        await asyncio.gather(one.hears(("a", 1, b"{}")), other.hears(("a", 2, b"{}")))
+        assert (one.heard, other.heard) == ([("a", 1, b"{}")], [("a", 2, b"{}")])
+
+
 async def test_watch_returns_when_messages_do_arrive(redis_server: RedisServer) -> None:
     async with Side(redis_server.url).running() as side:
         await side.up()

@@ -17,6 +17,7 @@ from test_web import serving, token
 from commands import Cli
 from conftest import RedisServer, free_port
 from solocron.cron.ticks import Calendar
+from solocron.cron.wording import moment
 from solocron.web.ticks import explanation_schema
 from workers import Worker, prepare, until, wall_ms
 
@@ -285,6 +286,30 @@ async def test_a_tick_is_explained_by_rest(environment: pytest.MonkeyPatch) -> N
         assert (await get("noon"))[0] == 422
         status, problem = await api.call("GET", path.replace("auto", "no") + "/1", auth=token())
         assert status == 404 and "store-no-close" in problem["detail"]
+
+
+async def test_what_was_run_in_place_of_a_tick_stays_the_same(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    name, owners = "store-open-reminder", {"owner": "w1:1", "lease_ms": 60_000, "max_attempts": 3}
+    async with serving() as api:
+        calendar, ledger = api.cron.jobs[name].calendar, api.cron.parts.ledger
+        now = int(wall_ms())
+        left_out, filled, run, later = calendar.between(now - 6 * 86_400_000, now, 280)[::75]
+
+        async def said() -> Any:
+            return await api.cron.inquiry.explain(name, str(left_out))
+
+        assert (await said())["state"] == "not-run"
+        for tick, origin in ((filled, "backfill"), (run - 7, "manual"), (run, "schedule"),
+                             (later, "schedule")):  # fmt: skip
+            await ledger.begin(name, tick, now_ms=now, origin=origin, **owners)
+            if tick < run:
+                assert "in its place" not in (await said())["text"]
+            else:
+                told = await said()
+                assert told["state"] == "skipped"
+                assert f"left out: {moment(run)} was run in its place" in told["text"]
 
 
 # -- arguments -----------------------------------------------------------------------------

@@ -138,6 +138,24 @@ async def test_a_tick_that_fell_into_a_deploy_gap_is_caught_up(
     assert ran.ticks == [START, *([] if is_lost else [START + 30 * MINUTE])]
 
 
+async def test_a_tick_just_before_a_start_is_run_not_the_one_before_it(
+    redis_server: RedisServer, migrated: str
+) -> None:
+    """No trigger was there for it, however young it is."""
+    ran, clock = Ran(), StoppedClock(START - 1)
+    async with server(redis_server.url, migrated, clock, job(ran), sweep_s=5.0) as before:
+        await swept(before)
+        clock.now = START + 5000
+        await swept(before)
+    clock.now = START + 60 * MINUTE + 400
+    async with server(redis_server.url, migrated, clock, job(ran), sweep_s=5.0) as after:
+        clock.now += 100
+        await swept(after)
+        clock.now += 5000
+        await swept(after)
+    assert ran.ticks == [START, START + 60 * MINUTE]
+
+
 async def test_a_first_deployment_owes_nothing_from_before_its_start(
     redis_server: RedisServer, migrated: str
 ) -> None:

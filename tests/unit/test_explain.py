@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from solocron.cron.board import Presence
-from solocron.cron.explain import Facts, asked_tick, explain
+from solocron.cron.explain import explain
+from solocron.cron.facts import Facts, asked_tick
 from solocron.cron.job import Job
 from solocron.cron.journal import Entry
 from solocron.cron.outcome import VERDICTS
@@ -69,6 +70,7 @@ def explained(**changes: Any) -> dict[str, Any]:
 
 LATER = TICK + 2 * HOUR_MS
 DEAD = worker(seen_ms=TICK - 30_000)
+FIRST = {"ran_before": False, "workers": [worker(started_ms=TICK + 1)]}  # a first deployment
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,18 @@ DEAD = worker(seen_ms=TICK - 30_000)
         ({"verdicts": said("clock-skew")}, "skipped", "had not come", "NTP"),
         ({"verdicts": said("overlap")}, "skipped", "still being run", "faster"),
         ({"verdicts": said("missed")}, "skipped", "catch-up window", "run nightly"),
-        ({"survey": survey(settled=TICK + 1)}, "skipped", "in its place", "run nightly"),
+        ({"tick": LATER + 1}, "no-tick", "before is 2027-01-15T10:00:00+00:00", "solocron jobs"),
+        ({"survey": survey(settled=LATER), "run_after": TICK + HOUR_MS}, "skipped",
+         "out: 2027-01-15T09:00:00+00:00 was run in its place", "run nightly"),
+        ({"survey": survey(settled=LATER)}, "skipped", "ledger knows no run", "run nightly"),
+        ({"survey": survey(pause=Pause("me", TICK + 1, 9))}, "waiting",
+         "had not been run when the job was paused", "resume nightly"),
+        ({**FIRST}, "not-run", "no server was up at that time, and the servers that are up began "
+         "after it, from 2027-01-15T08:00:00+00:00", "run nightly"),
+        ({**FIRST, "survey": survey(pause=Pause("me", TICK + 1, 9))}, "not-run",
+         "no server was up at that time", "run nightly"),
+        ({**FIRST, "ran_before": True}, "waiting", "not been run yet", "SOLOCRON_SWEEP"),
+        ({"ran_before": False}, "waiting", "not been run yet", "SOLOCRON_SWEEP"),  # up before it
         ({"survey": survey("locked")}, "waiting", "held by locked for 1 min", "unlock cron:night"),
         ({}, "waiting", "not been run yet", "SOLOCRON_SWEEP"),
         ({"workers": [DEAD]}, "not-run", "no server is up", "solocron serve"),

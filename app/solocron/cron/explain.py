@@ -7,28 +7,22 @@ asks for something has a remedy beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Literal
 
 from solocron.cron.board import Presence, keep_ms
+from solocron.cron.facts import DAY_MS, Facts
 from solocron.cron.job import Job
 from solocron.cron.journal import Entry
 from solocron.cron.outcome import BEGUN
-from solocron.cron.silence import SEE_WHY, is_silent
-from solocron.cron.sweep import is_free, is_missed
+from solocron.cron.silence import SEE_WHY
+from solocron.cron.sweep import is_free
 from solocron.cron.values import counts_of, progress_text, value_of
 from solocron.cron.wording import WORDS, Words, iso, moment, span
-from solocron.errors import InvalidInput
-from solocron.ledger import KeptIn
 from solocron.locks.results import Survey, token_tick
 
 State = Literal["succeeded", "failed", "running", "silent", "waiting", "skipped", "not-run",
                 "not-due", "no-tick", "unknown"]  # fmt: skip
 
-_MAX_TEXT = 40
-_MAX_MS = 4_102_444_800_000  # the year 2100
-_DAY_MS = 86_400_000
 _BY_HAND = "if it is still wanted, run the job now: solocron run {job}"
 
 # Of several servers' reasons, the one that tells most.
@@ -36,81 +30,6 @@ _TELLING = ("paused", "redis-down", "database-down", "clock-skew", "overlap", "m
             "duplicate-prevented", "done")  # fmt: skip
 
 _ANOTHERS = ("held", "duplicate-prevented", "done")  # in favour of another server
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What is known. `redis` and `database` are what is wrong with either, '' if nothing is;
-    `ledger_in` is where the ledger is; `note` is about the time asked for; `run` is its row. A
-    server counts as silent after `silent_ms` without a sign, and ended runs are kept for `kept_ms`.
-    """
-
-    job: Job
-    tick: int
-    now_ms: float
-    silent_ms: int
-    kept_ms: int
-    note: str = ""
-    redis: str = ""
-    database: str = ""
-    ledger_in: KeptIn = "database"
-    survey: Survey | None = None
-    verdicts: Mapping[str, Entry]
-    workers: Sequence[Presence]
-    run: Mapping[str, Any] | None = None
-
-    def owner(self, name: str) -> Presence | None:
-        """The server that the ledger calls `name`, if it is on the board."""
-        return next((each for each in self.workers if each.worker.startswith(f"{name}:")), None)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the tick has come and, if nobody ran it, may still be run."""
-        due_ms = self.tick + self.job.delay_ms
-        return due_ms <= self.now_ms and not is_missed(self.job, self.tick, self.now_ms)
-
-    def is_silent(self, worker: Presence) -> bool:
-        """Whether a server has given no sign of life for too long."""
-        return is_silent(worker, self.now_ms, self.silent_ms)
-
-
-def asked_tick(job: Job, text: str | None, now_ms: float) -> tuple[int, str]:
-    """The time `text` means, and what is to be said of it: ISO 8601 (in the job's zone unless it
-    has one) or UTC epoch ms; None or 'latest': the newest tick that has come. Raises
-    InvalidInput."""
-    if text in (None, "latest"):
-        newest = job.latest_due(now_ms)
-        return (newest, "") if newest is not None else (job.calendar.next_after(now_ms), "")
-    assert text is not None
-    remedy = "give a time such as 2026-03-29T06:00, or UTC epoch ms, before the year 2100"
-    try:
-        if len(text) > _MAX_TEXT:
-            raise ValueError
-        if text.isascii() and text.isdigit():
-            ms, note = int(text), ""
-        else:
-            ms, note = _instant(job, datetime.fromisoformat(text))
-    except (ValueError, OverflowError):
-        raise InvalidInput(f"tick is {text[:_MAX_TEXT]!r}: {remedy}") from None
-    if not 0 < ms < _MAX_MS:
-        raise InvalidInput(f"tick is {text!r}: {remedy}")
-    return ms, note
-
-
-def _instant(job: Job, given: datetime) -> tuple[int, str]:
-    if given.tzinfo is not None:
-        return round(given.timestamp() * 1000), ""
-    ms, exists = job.calendar.instant(given)
-    if exists or not 0 < ms < _MAX_MS:
-        return ms, ""
-    for gap in job.calendar.gaps(ms - _DAY_MS, ms + _DAY_MS):
-        if gap.start <= given < gap.end:
-            came = "; a tick of that time comes then" if gap.tick is not None else ""
-            return gap.at_ms, (
-                f"{given.isoformat()} does not exist in {job.calendar.zone}: the clocks are put on "
-                f"from {gap.start:%H:%M} to {gap.end:%H:%M}{came}"
-            )
-    return ms, ""
 
 
 def explain(facts: Facts) -> dict[str, Any]:
@@ -145,13 +64,6 @@ def _conclusion(facts: Facts, is_tick: bool) -> tuple[State, Words]:
         if entry.verdict in BEGUN and entry.verdict != "lost":
             state: State = "failed" if entry.verdict == "failed" else "succeeded"
             return state, (f"{worker} {_said(entry)}", WORDS[entry.verdict][1])
-    due_ms = facts.tick + (facts.job.delay_ms if is_tick else 0)
-    if due_ms > facts.now_ms:
-        delay = f", {span(facts.job.delay_ms)} of them by its jitter" if facts.job.delay_ms else ""
-        return "not-due", (
-            f"its time has not come: {span(due_ms - facts.now_ms)} to go{delay}",
-            "",
-        )
     if not is_tick:
         calendar = facts.job.calendar
         before, after = calendar.latest_at(facts.tick), calendar.next_after(facts.tick)
@@ -159,6 +71,12 @@ def _conclusion(facts: Facts, is_tick: bool) -> tuple[State, Words]:
             f"the schedule {calendar.expression!r} in {calendar.zone} has no tick then: the one "
             f"before is {moment(before)}, the next one {moment(after)}",
             "ask for one of these; or see that the schedule is the one you mean: solocron jobs",
+        )
+    if facts.due_ms > facts.now_ms:
+        delay = f", {span(facts.job.delay_ms)} of them by its jitter" if facts.job.delay_ms else ""
+        return "not-due", (
+            f"its time has not come: {span(facts.due_ms - facts.now_ms)} to go{delay}",
+            "",
         )
     if facts.database:
         return "unknown", ("no server said that it ran it, and the ledger cannot be asked",
@@ -206,29 +124,29 @@ def _by_hand(run: Mapping[str, Any]) -> str:
 
 def _not_run(facts: Facts) -> tuple[State, Words]:
     """Why the ledger knows no run of a tick that has come."""
-    age_ms = facts.now_ms - facts.tick - facts.job.delay_ms
+    age_ms = facts.now_ms - facts.due_ms
     said = {entry.verdict for entry in facts.verdicts.values()}
-    open_still = facts.is_open
+    open_still, survey = facts.is_open, facts.survey
     if age_ms > facts.kept_ms and not said:
         return "unknown", ("the ledger keeps its runs no longer (SOLOCRON_HISTORY)", "")
-    if facts.survey is not None and facts.survey.paused and open_still:
+    if facts.began_after_it and not said:
+        return _before_the_first(facts)
+    pause = survey.pause if survey is not None and open_still else None
+    if pause is not None and pause.at_ms <= facts.due_ms:
         return "skipped", ("it was not run: the job is paused", WORDS["paused"][1])
     reason = next((each for each in _TELLING if each in said), None)
     if reason is not None and reason not in _ANOTHERS:
         text, remedy = WORDS[reason]
         return "skipped", (f"it was not run: a server {text}", remedy)
-    survey = facts.survey
-    if survey is not None and survey.settled is not None and survey.settled > facts.tick:
-        return "skipped", (
-            f"it was left out: {moment(survey.settled)} was run in its place, for no server was "
-            "up then, or the run before it went on until then", "{by_hand}",
-        )  # fmt: skip
-    if survey is not None and open_still and not is_free(survey):
+    if (left_out := _left_out(facts)) is not None:
+        return "skipped", (left_out, "{by_hand}")
+    if pause is not None:
         return "waiting", (
-            f"it has not been run yet: its lock is held by {survey.owner[:300]} for "
-            f"{span(survey.ttl_ms)} more",
-            "wait; or, if that one is no more, free the lock: solocron unlock {key}",
+            "it had not been run when the job was paused, and is not run late before that ends",
+            WORDS["paused"][1],
         )
+    if (open_words := _open(facts) if open_still else None) is not None:
+        return "waiting", open_words
     if not facts.redis and all(map(facts.is_silent, facts.workers)):
         return "not-run", (
             "it was not run: no server is up",
@@ -244,6 +162,45 @@ def _not_run(facts: Facts) -> tuple[State, Words]:
     return "not-run", ("it was not run, and is older than the catch-up window", WORDS["missed"][1])
 
 
+def _before_the_first(facts: Facts) -> tuple[State, Words]:
+    """Of a tick of a job that never ran, from before all servers that are up."""
+    was_up = any(each.started_ms < facts.due_ms <= each.seen_ms for each in facts.workers)
+    then = "the server that was up at that time is gone" if was_up else (
+        "no server was up at that time")  # fmt: skip
+    first = moment(min(each.started_ms for each in facts.began_after_it))
+    return "not-run", (
+        f"it was not run: {then}, and the servers that are up began after it, from {first}: they "
+        "run a job that never ran from its next tick on",
+        "{by_hand}",
+    )
+
+
+def _left_out(facts: Facts) -> str | None:
+    """What is said of a tick in whose place a later one was run."""
+    settled = facts.survey.settled if facts.survey is not None else None
+    after = facts.run_after
+    if after is None and settled is not None and settled > facts.tick:
+        return "it was left out: a later tick was settled, of which the ledger knows no run"
+    if after is None or (facts.job.every and facts.is_open and (settled or -1) <= facts.tick):
+        return None
+    return (
+        f"it was left out: {moment(after)} was run in its place, for no server was up then, or "
+        "the run before it went on until then"
+    )
+
+
+def _open(facts: Facts) -> Words | None:
+    """What a tick waits for that may still be run, if that is the lock's owner."""
+    survey = facts.survey
+    if survey is None or is_free(survey):
+        return None
+    return (
+        f"it has not been run yet: its lock is held by {survey.owner[:300]} for "
+        f"{span(survey.ttl_ms)} more",
+        "wait; or, if that one is no more, free the lock: solocron unlock {key}",
+    )
+
+
 # -- beside it ---------------------------------------------------------------------------------
 
 
@@ -253,7 +210,7 @@ def _notes(facts: Facts, is_tick: bool) -> list[tuple[str, Words]]:
     if facts.note:
         notes.append(("schedule", (facts.note, "")))
     elif is_tick:
-        for gap in facts.job.calendar.gaps(facts.tick - _DAY_MS, facts.tick + _DAY_MS):
+        for gap in facts.job.calendar.gaps(facts.tick - DAY_MS, facts.tick + DAY_MS):
             if gap.tick == facts.tick:
                 notes.append(("schedule", (
                     f"its local time does not exist that day in {facts.job.calendar.zone}, whose "

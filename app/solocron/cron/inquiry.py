@@ -10,7 +10,8 @@ from typing import Any
 
 from solocron.clock import Clock
 from solocron.cron.board import Board, Presence
-from solocron.cron.explain import Facts, asked_tick, explain
+from solocron.cron.explain import explain
+from solocron.cron.facts import Facts, asked_tick
 from solocron.cron.job import Job
 from solocron.cron.journal import Entry
 from solocron.cron.run import Run
@@ -23,6 +24,7 @@ from solocron.locks.results import Survey
 
 _WITHIN_S = 5.0
 _SHOWN = 20
+_NEAR = 100  # ticks
 _UP = 10_000  # votes of a server that is up: more than all that are not have together
 
 
@@ -92,8 +94,8 @@ class Inquiry:
         Raises UnknownJob, InvalidInput, or StorageUnavailable when neither answers."""
         job = await self.job(name)
         tick, note = asked_tick(job, when, self._clock.now_ms())
-        redis, ledger = await asyncio.gather(self._of_redis(job, tick), self._run(job, tick))
-        (survey, verdicts, workers, down), (run, database) = redis, ledger
+        redis, ledger = await asyncio.gather(self._of_redis(job, tick), self._of_ledger(job, tick))
+        (survey, verdicts, workers, down), (of_ledger, database) = redis, ledger
         if down and database:
             if self._ledger.kept_in == "redis":
                 raise StorageUnavailable(f"Redis does not answer, and there is no database: {down}")
@@ -101,7 +103,7 @@ class Inquiry:
         return explain(Facts(
             job=job, tick=tick, note=note, now_ms=self._clock.now_ms(), redis=down,
             database=database, ledger_in=self._ledger.kept_in, survey=survey,
-            verdicts=verdicts, workers=workers, run=run,
+            verdicts=verdicts, workers=workers, **of_ledger,
             silent_ms=self._limits.silent_ms, kept_ms=self._limits.kept_ms,
         ))  # fmt: skip
 
@@ -116,16 +118,36 @@ class Inquiry:
             return None, {}, [], str(error)
         return survey, verdicts, workers, ""
 
-    async def _run(self, job: Job, tick: int) -> tuple[Mapping[str, Any] | None, str]:
+    async def _of_ledger(self, job: Job, tick: int) -> tuple[Mapping[str, Any], str]:
+        """The `run` of a tick, else the tick `run_after` it and whether the job `ran_before`; or
+        why that is not known."""
         try:
             async with asyncio.timeout(_WITHIN_S):
                 rows = await self._ledger.history(job.name, 1, tick=tick)
+                if rows or tick > self._clock.now_ms():
+                    return {"run": rows[0] if rows else None}, ""
+                ran = bool(await self._ledger.latest_ticks([job.name]))
+                after = await self._run_after(job, tick) if ran else None
+                return {"ran_before": ran, "run_after": after}, ""
         except StorageUnavailable as error:
-            return None, str(error)
+            return {}, str(error)
         except TimeoutError:
             who = KEEPERS[self._ledger.kept_in]
-            return None, f"{who} gave no answer within {_WITHIN_S:g} s"
-        return (rows[0] if rows else None), ""
+            return {}, f"{who} gave no answer within {_WITHIN_S:g} s"
+
+    async def _run_after(self, job: Job, tick: int) -> int | None:
+        """The next tick that the schedule began, looked for in ever longer spans of time."""
+        calendar, now_ms = job.calendar, int(self._clock.now_ms())
+        length, since = _NEAR * (calendar.next_after(tick) - tick), tick + 1
+        while since <= now_ms:
+            found = await self._ledger.states(job.name, since, since + length)
+            ticks = [each for each in found if calendar.next_after(each - 1) == each]
+            for each in ticks[:_SHOWN]:  # a backfill has such ticks, too
+                rows = await self._ledger.history(job.name, 1, tick=each)
+                if rows and rows[0]["origin"] == "schedule":
+                    return each
+            since, length = since + length + 1, length * 10
+        return None
 
     async def _workers(self) -> tuple[Sequence[Presence], str]:
         try:

@@ -235,7 +235,9 @@ class Scheduler:
     async def _act(self, job: Job, settled: int, now: float) -> None:
         if self._is_running(job):
             return
-        decision = decide(job, settled, now, grace_ms=min(1000.0, self._sweep_s * 200))
+        since_start_ms = max(now - self._started_ms, 0.0)  # no trigger was here before
+        grace_ms = min(1000.0, self._sweep_s * 200, since_start_ms)
+        decision = decide(job, settled, now, grace_ms=grace_ms)
         if decision.tick is not None:
             self._try(job, decision.tick, "sweep")
         elif self._locks.skew.off:

@@ -45,6 +45,12 @@ class Address:
     master: str = ""
     data_url: str = ""
 
+    @property
+    def database(self) -> int:
+        """The number of the database; a cluster has one only, 0."""
+        url = self.data_url or self.urls[0]
+        return int(ConnectionPool.from_url(url).connection_kwargs.get("db") or 0)
+
     def __repr__(self) -> str:
         return f"Address({self.kind})"
 

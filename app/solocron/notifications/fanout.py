@@ -44,7 +44,10 @@ class Fanout:
         self, url: str, *, environment: str, clock: Clock, deadline_s: float,
         keepalive_s: float = 5.0,
     ) -> None:  # fmt: skip
-        self._prefix = fleet_key(environment, "notifications") + ":"
+        address = parse_address(url)
+        # Channels, unlike keys, are shared by all databases of a server.
+        database = f"@{address.database}" if address.database else ""
+        self._prefix = fleet_key(environment, f"notifications{database}") + ":"
         self._name = b"%016x" % random.getrandbits(64)
         self._publisher = make_link(url, clock=clock, deadline_s=deadline_s)
         self._subscriptions = Subscriptions(
@@ -57,7 +60,7 @@ class Fanout:
             self._slots, channel=f"{self._prefix}*probe", deadline_s=deadline_s,
             changed=self._subscriptions.look,
         )  # fmt: skip
-        self._connector = Connector(parse_address(url), deadline_s=deadline_s)
+        self._connector = Connector(address, deadline_s=deadline_s)
 
     @property
     def is_up(self) -> bool:

@@ -6,7 +6,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    ForeignKey,
     ForeignKeyConstraint,
     Index,
     Integer,
@@ -46,7 +45,7 @@ store_states = Table(
 notifications = Table(
     "notifications",
     metadata,
-    Column("store_id", String(64), ForeignKey("store_states.store_id"), primary_key=True),
+    Column("store_id", String(64), primary_key=True),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("type", String(64), nullable=False),
     Column("data", Text, nullable=False),

@@ -1,6 +1,8 @@
 """The newest seq of each store is kept beside the stores, which may be in a host's own table.
 
 The two columns are dropped: a server of the release before would go on counting in them.
+Notifications refer to no other table any more: PostgreSQL would check each one with a plan that it
+made while the new table was empty, by reading all of it. Their seqs are taken in their transaction.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
-    """Move the columns, and have notifications refer to where they are now."""
+    """Move the columns, and have notifications refer to no table."""
     op.create_table(
         "store_states",
         sa.Column("store_id", sa.String(64), primary_key=True),
@@ -25,18 +27,14 @@ def upgrade() -> None:
         "SELECT id, notification_seq, last_reminded_tick FROM stores WHERE notification_seq > 0"
     )
     if op.get_bind().dialect.name == "sqlite":
-        _refer_anew_on_sqlite()
+        _refer_to_nothing_on_sqlite()
     else:
         op.drop_constraint("notifications_store_id_fkey", "notifications", type_="foreignkey")
-        op.create_foreign_key(
-            "notifications_store_id_fkey", "notifications", "store_states", ["store_id"],
-            ["store_id"],
-        )  # fmt: skip
     op.drop_column("stores", "notification_seq")
     op.drop_column("stores", "last_reminded_tick")
 
 
-def _refer_anew_on_sqlite() -> None:
+def _refer_to_nothing_on_sqlite() -> None:
     """SQLite alters no constraint: the table is copied. The deliveries, which would be deleted
     with its rows, are put by meanwhile."""
     op.execute("CREATE TEMPORARY TABLE kept_deliveries AS SELECT * FROM deliveries")
@@ -44,8 +42,5 @@ def _refer_anew_on_sqlite() -> None:
     named = {"fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s"}
     with op.batch_alter_table("notifications", recreate="always", naming_convention=named) as batch:
         batch.drop_constraint("fk_notifications_store_id_stores", type_="foreignkey")
-        batch.create_foreign_key(
-            "fk_notifications_store_id_store_states", "store_states", ["store_id"], ["store_id"]
-        )
     op.execute("INSERT INTO deliveries SELECT * FROM kept_deliveries")
     op.execute("DROP TABLE kept_deliveries")
