@@ -40,6 +40,7 @@ _SERVICE_LINKS = (
     "switch them off with enableServiceLinks: false in the pod's spec"
 )
 NO_DATABASE = "none"
+NO_JOB = "off"
 _NEARLY_NONE = ("none", "no", "off", "false", "0", "null", "nil", "-", "", "redis")
 _MAX_URLS = 20
 _MAX_URL = 2000
@@ -103,13 +104,13 @@ class Settings(BaseSettings):
     that again; an event stream gets a comment, and is cut when its peer takes nothing for twice
     as long (on Linux)."""
     store_auto_close_schedule: str = "0 0,6 * * *"
-    """When stores are closed."""
+    """When stores are closed; `off`: never, there is no such job."""
     store_auto_close_ttl: float = Field(default=600, ge=1, le=_WEEK_S)
     """The TTL of its lock."""
     store_auto_close_ping: SecretStr | None = None
     """A URL that is told of the begin and the end of each run (see [Alerts](#alerts))."""
     store_open_reminder_schedule: str = "*/30 * * * *"
-    """When stores are reminded."""
+    """When stores are reminded; `off`: never, there is no such job."""
     store_open_reminder_ttl: float = Field(default=300, ge=1, le=_WEEK_S)
     """The TTL of its lock."""
     store_open_reminder_ping: SecretStr | None = None
@@ -210,6 +211,8 @@ class Settings(BaseSettings):
     @field_validator("store_auto_close_schedule", "store_open_reminder_schedule")
     @classmethod
     def _is_schedule(cls, value: str) -> str:
+        if value.lower() == NO_JOB:
+            return NO_JOB
         Calendar(value)
         return value
 

@@ -21,7 +21,7 @@ from solocron.notifications.hub import Hub
 from solocron.notifications.relay import Relay
 from solocron.notifications.retention import Retention
 from solocron.notifications.senders import channels_of
-from solocron.settings import Settings
+from solocron.settings import NO_JOB, Settings
 from solocron.storage.deliveries import Deliveries
 from solocron.storage.engine import Database
 from solocron.storage.history import History
@@ -142,7 +142,7 @@ def build_stored(
 def store_jobs(
     settings: Settings, stored: Stored, clock: Clock, policies: dict[str, Any]
 ) -> Sequence[Job]:
-    """The two built-in jobs."""
+    """The two built-in jobs, but those whose schedule is `off`."""
     bodies: list[tuple[str, type[AutoClose] | type[OpenReminder]]] = [
         ("store_auto_close", AutoClose), ("store_open_reminder", OpenReminder),
     ]  # fmt: skip
@@ -156,4 +156,5 @@ def store_jobs(
             **policies,
         )
         for field, kind in bodies
+        if getattr(settings, f"{field}_schedule") != NO_JOB
     ]

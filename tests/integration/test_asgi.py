@@ -18,10 +18,13 @@ from asgi_servers import Server, on_hypercorn, on_uvicorn
 from clients import Listener, connected, subscribe
 from raw import CLOSE, TEXT, RawClient
 from servers import Commit
+from solocron.client import Client, Refused
 from solocron.errors import ConfigError
 from solocron.service import Solocron
 from solocron.settings import load
+from solocron.web import asgi as asgi_module
 from solocron.web import session as session_module
+from solocron.web.auth import Forbidden
 
 BEARER = f"Authorization: Bearer {token()}"
 
@@ -140,23 +143,48 @@ async def test_only_pages_of_allowed_origins_are_let_in(
         for origin in ("https://shop.example", own):
             async with connected(api.asgi, token(), origin=origin) as ws:
                 await subscribe(ws, {"1": None})
-        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            async with connected(api.asgi, token(), origin="https://evil.example"):
-                pass
-        assert refused.value.status == 403
+        async with connected(api.asgi, token(), origin="https://evil.example") as ws:
+            code, reason = await closed(ws)
+        assert code == 4403 and "add it to SOLOCRON_ORIGINS" in reason
+
+
+def refuse(request: object) -> None:
+    raise Forbidden("without SOLOCRON_AUTH_SECRET only this machine is served")
 
 
 async def test_without_a_secret_only_this_machine_and_its_name_are_served(
-    environment: pytest.MonkeyPatch, server: Server
+    environment: pytest.MonkeyPatch, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     environment.delenv("SOLOCRON_AUTH_SECRET")
     async with both(server) as api, aiohttp.ClientSession() as http:
         async with connected(api.asgi) as ws:
             await subscribe(ws, {"1": None})
-        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        for _ in range(2):
             url = f"http://127.0.0.1:{api.asgi}/ws"
-            await http.ws_connect(url, headers={"Host": "rebound.example"})
-        assert refused.value.status == 403
+            async with http.ws_connect(url, headers={"Host": "rebound.example"}) as ws:
+                code, reason = await closed(ws)
+            assert code == 4403 and "without SOLOCRON_AUTH_SECRET only localhost" in reason
+        client = Client(f"http://127.0.0.1:{api.asgi}/ws", {"1": 0})
+        environment.setattr(asgi_module, "check_host", refuse)
+        with pytest.raises(Refused, match="only this machine"):
+            async with client as events:
+                await anext(aiter(events))
+    said = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len([each for each in said if each.startswith("WebSockets of 127.0.0.1 are ref")]) == 1
+    assert "handshake" not in caplog.text
+
+
+async def test_a_client_elsewhere_is_told_that_it_needs_a_token(
+    environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    environment.delenv("SOLOCRON_AUTH_SECRET")
+    cron = Solocron(load())
+    for number in range(1100):
+        wire = Wire(client=(f"192.0.{number // 200}.{number % 200}", 1234))
+        await wire.run(cron, "websocket.connect")
+        assert wire.sent[-1]["code"] == 4403
+        assert "SOLOCRON_AUTH_SECRET only this machine" in wire.sent[-1]["reason"]
+    assert caplog.text.count("are refused: without SOLOCRON_AUTH_SECRET") == 1000
 
 
 async def test_plain_http_is_told_to_upgrade(api: Both) -> None:
@@ -351,13 +379,10 @@ async def test_a_service_that_is_not_started_refuses_and_says_what_is_missing(
     environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cron = Solocron(load())
-    wire = Wire(extensions={"websocket.http.response": {}})
+    wire = Wire()
     await wire.run(cron, "websocket.connect")
-    assert [each.get("status") for each in wire.sent] == [503, None]
-    assert "lifespan=cron.lifespan" in caplog.text
-    plain = Wire()  # a server that has only its 403
-    await plain.run(cron, "websocket.connect")
-    assert [each["type"] for each in plain.sent] == ["websocket.close"]
+    assert [each.get("code") for each in wire.sent] == [None, 1011]
+    assert "lifespan=cron.lifespan" in caplog.text and "not started" in wire.sent[1]["reason"]
 
 
 async def test_as_a_whole_application_it_runs_the_service(

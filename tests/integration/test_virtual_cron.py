@@ -67,6 +67,25 @@ async def test_the_next_tick_runs_what_is_due_then(virtual: VirtualCron) -> None
     assert [each.job for each in await virtual.advance_to_next_tick()] == ["store-open-reminder"]
 
 
+async def test_of_a_job_that_is_named_only_its_ticks_are_told(virtual: VirtualCron) -> None:
+    (ended,) = await virtual.advance_to_next_tick("restock")
+    assert (ended.job, ended.at) == ("restock", datetime(2026, 4, 24, 6, tzinfo=UTC))
+    told = await virtual.notifications("a")
+    assert told[0].type == "store.closed"  # what was due with it was run
+
+
+async def test_without_any_job_time_goes_on(
+    cron: Solocron, environment: pytest.MonkeyPatch
+) -> None:
+    for name in ("AUTO_CLOSE", "OPEN_REMINDER"):
+        environment.setenv(f"SOLOCRON_STORE_{name}_SCHEDULE", "off")
+    async with VirtualCron(Solocron(load()), start=START) as virtual:
+        assert await virtual.advance(timedelta(hours=6)) == []
+        assert virtual.now == datetime(2026, 4, 24, 11, 59, tzinfo=UTC)
+        with pytest.raises(UnknownJob, match="there is no job"):
+            await virtual.advance_to_next_tick()
+
+
 async def test_a_day_has_each_tick_once_and_the_same_again(cron: Solocron) -> None:
     async def night() -> list[tuple[str, int, str, int]]:
         async with VirtualCron(cron, start=START) as virtual:

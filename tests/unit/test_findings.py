@@ -55,6 +55,21 @@ def redis(info: dict[str, str] | None = None, config: Any = None, **more: Any) -
 
 
 @pytest.mark.parametrize(
+    ("info", "config", "text"),
+    [
+        ({"aof_enabled": "0"}, {"save": ""}, "what is known of runs end with it"),
+        ({"connected_slaves": "0"}, {}, "each server decides for itself"),
+        ({}, {"min-replicas-to-write": "0"}, "which nothing corrects"),
+    ],
+)
+def test_without_a_database_nothing_is_left_to_it(
+    info: dict[str, str], config: dict[str, str], text: str
+) -> None:
+    facts = RedisFacts("", {**GOOD, **info}, {**GOOD_CONFIG, **config})
+    one(of_redis(facts, settings(DATABASE_URL="none")), "note", text)
+
+
+@pytest.mark.parametrize(
     ("found", "severity", "text"),
     [
         (redis({"redis_version": "6.0.16"}), "error", "Redis 6.0.16"),

@@ -134,3 +134,34 @@ def test_jobs_of_one_schedule_are_spread_over_their_jitter_alike_on_all_servers(
     by_second = Counter(each // 1000 for each in delays)
     assert max(by_second.values()) < 20  # 1,000 in one second without it
     assert registry["job-7"].delay_ms == 180_904
+
+
+def no_run() -> None: ...
+
+
+async def no_run_either() -> None: ...
+
+
+async def two(run: Run, day: str) -> None: ...
+
+
+@pytest.mark.parametrize("body", [no_run, no_run_either, two])
+def test_a_function_that_cannot_be_called_with_the_run_is_refused(
+    registry: Registry, body: Any
+) -> None:
+    with pytest.raises(ConfigError, match=r"called with the run.*: write def \w+\(run: Run\)"):
+        registry.job("* * * * *")(body)
+    assert not registry
+
+
+@pytest.mark.parametrize("body", [lambda run: None, lambda *args: None, lambda run, day="": None])
+def test_one_that_can_be_is_taken(registry: Registry, body: Any) -> None:
+    registry.job("* * * * *", name="one")(body)
+    assert "one" in registry
+
+
+@pytest.mark.parametrize("schedule", [timedelta(seconds=5), "* * *", None])
+def test_what_is_no_schedule_is_told_how_one_is_written(registry: Registry, schedule: Any) -> None:
+    with pytest.raises(ConfigError, match=r"five fields, .*or six with seconds first") as wrong:
+        registry.job(schedule)(nightly_report)
+    assert "'nightly-report'" in str(wrong.value)

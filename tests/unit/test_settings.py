@@ -138,3 +138,10 @@ def test_urls_as_hosting_providers_give_them(url: str, engine_url: str) -> None:
     from solocron.storage.engine import parse_url
 
     assert str(parse_url(url)) == engine_url
+
+
+def test_the_store_jobs_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOLOCRON_STORE_AUTO_CLOSE_SCHEDULE", "Off")
+    assert list(Solocron(load()).jobs) == ["store-open-reminder"]
+    monkeypatch.setenv("SOLOCRON_STORE_OPEN_REMINDER_SCHEDULE", "off")
+    assert not Solocron(load()).jobs

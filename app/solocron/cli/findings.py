@@ -93,8 +93,8 @@ def of_redis(facts: RedisFacts, settings: Settings) -> Iterator[Finding]:
     if version and _version(version) < _OLDEST:
         yield Finding(about, "error", f"it is Redis {version}", "use 6.2 or later")
     yield from _memory(about, info)
-    yield from _persistence(about, info, facts.config)
-    yield from _replicas(about, info, facts.config)
+    yield from _persistence(about, facts, settings.has_database)
+    yield from _replicas(about, facts, settings.has_database)
     yield from _skew(about, facts.ahead_ms, settings)
     limit_ms = settings.redis_deadline * 1000 / 4
     if facts.answers_ms and (took := p95(facts.answers_ms)) > limit_ms:
@@ -124,9 +124,8 @@ def _memory(about: str, info: Mapping[str, str]) -> Iterator[Finding]:
         )
 
 
-def _persistence(
-    about: str, info: Mapping[str, str], config: Mapping[str, str]
-) -> Iterator[Finding]:
+def _persistence(about: str, facts: RedisFacts, ledger: bool) -> Iterator[Finding]:
+    info, config = facts.info, facts.config
     for name, what in (("rdb_last_bgsave_status", "save"), ("aof_last_write_status", "write")):
         if info.get(name, "ok") != "ok":
             yield Finding(
@@ -139,12 +138,16 @@ def _persistence(
         yield Finding(
             about,
             "note",
-            "it keeps nothing over a restart: pauses end with it (the ledger knows what was run)",
+            "it keeps nothing over a restart: pauses end with it (the ledger knows what was run)"
+            if ledger
+            else "it keeps nothing over a restart: pauses and what is known of runs end with it, "
+            "and a tick may run twice",
             "CONFIG SET appendonly yes",
         )
 
 
-def _replicas(about: str, info: Mapping[str, str], config: Mapping[str, str]) -> Iterator[Finding]:
+def _replicas(about: str, facts: RedisFacts, ledger: bool) -> Iterator[Finding]:
+    info, config = facts.info, facts.config
     if info.get("role") == "slave":
         yield Finding(
             about,
@@ -156,14 +159,16 @@ def _replicas(about: str, info: Mapping[str, str], config: Mapping[str, str]) ->
         yield Finding(
             about,
             "note",
-            "it has no replica: while it is away the database decides",
+            "it has no replica: while it is away "
+            + ("the database decides" if ledger else "each server decides for itself"),
             "nothing, or Sentinel or a cluster",
         )
     elif "connected_slaves" in info and config.get("min-replicas-to-write") == "0":
         yield Finding(
             about,
             "note",
-            "cut off from its replicas it goes on granting locks, which only the ledger corrects",
+            "cut off from its replicas it goes on granting locks, which "
+            + ("only the ledger corrects" if ledger else "nothing corrects"),
             "CONFIG SET min-replicas-to-write 1",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Literal, TypedDict, TypeVar
@@ -132,6 +133,7 @@ class Registry(Mapping[str, Job]):
                 f"job {name[:100]!r}: there is no option {min(unknown)[:40]!r}: use of "
                 + ", ".join(JobOptions.__annotations__)
             )
+        _check_takes_a_run(name, body)
         given = {option: value for option, value in options.items() if value is not None}
         fields: dict[str, Any] = {
             **self._policies,
@@ -158,6 +160,18 @@ class Registry(Mapping[str, Job]):
             return Calendar(schedule, self._zone if zone is None else zone)
         except ConfigError as error:
             raise ConfigError(f"job {name[:100]!r}: {error}") from None
+
+
+def _check_takes_a_run(name: str, body: Body) -> None:
+    try:
+        inspect.signature(body).bind(None)
+    except TypeError:
+        raise ConfigError(
+            f"job {name[:100]!r}: its function is called with the run, and nothing else: write "
+            f"def {name.replace('-', '_')[:100]}(run: Run)"
+        ) from None
+    except ValueError:
+        pass  # a built-in that does not say what it takes
 
 
 def _ms(name: str, option: str, duration: object) -> int:

@@ -18,6 +18,10 @@ from solocron.errors import ConfigError
 _DAY_MS = 24 * 3600 * 1000
 _YEAR_MS = 366 * _DAY_MS
 _MAX_EXPRESSION = 200
+_WRITTEN = (
+    "five fields, such as '0 0,6 * * *' (minute hour day month weekday), or six with seconds "
+    "first, such as '*/5 * * * * *'"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Calendar:
     """
 
     def __init__(self, expression: str, zone: str = "UTC") -> None:
+        if not isinstance(expression, str):
+            raise ConfigError(f"schedule {str(expression)[:40]!r}: give {_WRITTEN}")
         try:
             self._zone = ZoneInfo(zone)
         except (ValueError, OSError, LookupError):
@@ -54,10 +60,7 @@ class Calendar:
         try:
             next(CronSim(self.expression, datetime(2026, 1, 1, tzinfo=UTC)))
         except CronSimError as error:
-            raise ConfigError(
-                f"cron expression {expression!r}: {error}; five fields are expected, such as "
-                "'0 0,6 * * *' (minute hour day month weekday)"
-            ) from None
+            raise ConfigError(f"cron expression {expression!r}: {error}; give {_WRITTEN}") from None
         except StopIteration:
             raise ConfigError(f"cron expression {expression!r} never comes due") from None
 

@@ -115,8 +115,10 @@ class VirtualCron:
         return datetime.fromtimestamp(self.clock.now_ms() / 1000, UTC)
 
     async def advance_to_next_tick(self, job: str | None = None) -> list[TickOutcome]:
-        """Go on to the next tick, of the job if one is named, and run all that is due up to then.
-        Raises UnknownJob."""
+        """Go on to the next tick, of the job if one is named, and run all that is due up to then;
+        what became of that job's ticks, or of all. Raises UnknownJob, also without any job."""
+        if not self.cron.jobs:
+            raise UnknownJob("there is no job: give the service one with @cron.job(...)")
         if job is not None and job not in self.cron.jobs:
             raise UnknownJob(
                 f"there is no job named {job[:100]!r}: use one of {', '.join(self.cron.jobs)}"
@@ -124,7 +126,7 @@ class VirtualCron:
         names = self.cron.jobs if job is None else [job]
         now_ms = self.clock.now_ms()
         due = min(self.cron.jobs[name].calendar.next_after(now_ms) for name in names)
-        return await self._advance_to(due)
+        return [each for each in await self._advance_to(due) if each.job in names]
 
     async def advance(self, duration: timedelta) -> list[TickOutcome]:
         """Go on by so much, from tick to tick, and run all that is due."""
@@ -181,7 +183,7 @@ class VirtualCron:
         jobs = self.cron.jobs.values()
         while True:
             now_ms = self.clock.now_ms()
-            due = min(job.calendar.next_after(now_ms) for job in jobs)
+            due = min((job.calendar.next_after(now_ms) for job in jobs), default=until_ms)
             self.clock.move_to(min(due, until_ms))
             found += await self._stepped.step()
             if due >= until_ms:

@@ -5,6 +5,9 @@ What ASGI leaves to its server: pings and their answers, the size up to which a 
 before it is refused here, compression, and how long a peer that takes nothing more is kept once it
 has been given up here. A server that does not wait for the end of the lifespan closes WebSockets
 with a code of its own.
+
+Who may not come in is told why by a close frame: as an answer to the request, ASGI servers send a
+403 without a reason, or take one with a reason for a fault of the application.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from solocron.web.connections import GOING_AWAY, Connections, reconnect_delays
 from solocron.web.guard import address, check_host, check_origin
 from solocron.web.server import problem
 from solocron.web.session import (
+    FORBIDDEN,
     INTERNAL,
     MAX_FRAME,
     PROTOCOL,
@@ -44,6 +48,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 
+_MOST_TOLD = 1000  # addresses
 _NOT_STARTED = (
     "the service is not started: give the application lifespan=cron.lifespan, or run it within "
     "'async with cron:'"
@@ -67,6 +72,7 @@ class AsgiSockets:
         self._origins = origins
         self._is_up = is_up
         self._lifespan = lifespan
+        self._told: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client until it goes, answer one request, or run the service."""
@@ -92,20 +98,25 @@ class AsgiSockets:
                 check_host(request)
             check_origin(request, self._origins)
         except Forbidden as error:
-            await _turn_away(scope, send, problem(403, "Forbidden", str(error)))
+            self._tell_once(address(request), str(error))
+            await _turn_away(scope, send, FORBIDDEN, str(error))
             return
         if not self._is_up():
             log.error("a WebSocket was asked for, but %s", _NOT_STARTED)
-            await _turn_away(scope, send, problem(503, "Unavailable", _NOT_STARTED))
+            await _turn_away(scope, send, INTERNAL, _NOT_STARTED)
             return
-        spoken = PROTOCOL if PROTOCOL in scope.get("subprotocols", ()) else None
         with suppress(OSError):  # the client is gone
-            await send({"type": "websocket.accept", "subprotocol": spoken})
+            await _accept(scope, send)
             socket = AsgiSocket(
                 receive, send, self._connections, self._hub, self._authenticator,
                 token_of(request, self._authenticator),
             )  # fmt: skip
             await socket.serve(address(request))
+
+    def _tell_once(self, address: str, reason: str) -> None:
+        if address not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(address)
+            log.warning("WebSockets of %s are refused: %s", address or "a Unix socket", reason)
 
 
 class AsgiRequest:
@@ -258,22 +269,26 @@ class AsgiClient:
             on_broken(error)
 
 
-async def _turn_away(scope: Scope, send: Send, answer: web.Response) -> None:
-    """Answer instead of accepting: with this, if the server can, else with its own 403."""
-    with suppress(OSError):
-        if "websocket.http.response" in (scope.get("extensions") or {}):
-            await _respond(send, answer, "websocket.http.response")
-        else:
-            await send({"type": "websocket.close", "code": 1000})
+async def _accept(scope: Scope, send: Send) -> None:
+    spoken = PROTOCOL if PROTOCOL in scope.get("subprotocols", ()) else None
+    await send({"type": "websocket.accept", "subprotocol": spoken})
 
 
-async def _respond(send: Send, answer: web.Response, kind: str = "http.response") -> None:
+async def _turn_away(scope: Scope, send: Send, code: int, reason: str) -> None:
+    """Accept only to close: so the client is told why."""
+    with suppress(OSError, TimeoutError):  # it is gone, or takes nothing
+        async with asyncio.timeout(TURN_AWAY_WITHIN_S):
+            await _accept(scope, send)
+            await send({"type": "websocket.close", "code": code, "reason": shortened(reason)})
+
+
+async def _respond(send: Send, answer: web.Response) -> None:
     headers = [
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, value in answer.headers.items()
     ]
-    await send({"type": f"{kind}.start", "status": answer.status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": answer.body})
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 async def _live(life: AbstractAsyncContextManager[None], receive: Receive, send: Send) -> None:
