@@ -13,6 +13,7 @@ from solocron.cron.job import Job
 from solocron.cron.journal import Entry
 from solocron.cron.outcome import VERDICTS
 from solocron.cron.run import Run
+from solocron.cron.silence import state_of
 from solocron.cron.ticks import Calendar
 from solocron.errors import InvalidInput
 from solocron.locks.results import Pause, Survey
@@ -141,6 +142,17 @@ def test_why_a_server_said_nothing(presence: Presence, text: str, remedy: str) -
     (told,) = explained(workers=[presence])["workers"]
     assert text in told["text"] and told["verdict"] is None
     assert remedy in told["remedy"] if remedy else told["remedy"] == ""
+
+
+def test_who_began_a_tick_was_not_dead_by_then() -> None:
+    (told,) = explained(workers=[DEAD], run=row("running", owner="w1:1"))["workers"]
+    assert told["text"].startswith("died with it, or after it: last seen ")
+
+
+@pytest.mark.parametrize(("left_ms", "state"), [(0, "silent"), (1, "running")])
+def test_a_run_whose_lease_has_ended_is_silent(left_ms: int, state: str) -> None:
+    assert state_of(row("running", lease_until=TICK + left_ms), TICK) == state
+    assert state_of(row("failed", lease_until=0), TICK) == "failed"
 
 
 def test_silence_about_what_was_just_now_or_long_ago() -> None:

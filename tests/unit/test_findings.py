@@ -206,8 +206,8 @@ def test_the_default_times_fit() -> None:
 @pytest.mark.parametrize(
     ("job", "took_ms", "severity", "text"),
     [
-        (nightly(ttl_s=100), 10_000, "warning", "its TTL is 100 s"),
-        (nightly(ttl_s=600), 10_000, "note", "95 % took up to 10.0 s"),
+        (nightly(ttl_s=15), 10_000, "warning", "its TTL is 15 s"),
+        (nightly(ttl_s=601), 10_000, "note", "95 % took up to 10.0 s"),
         (nightly(ttl_s=400), 700_000, "warning", "its TTL is 400 s"),
         (nightly(), 21_000, "warning", "SOLOCRON_GRACE is 20 s"),
         (nightly("* * * * * *"), 1_100, "warning", "due every 1 s"),
@@ -227,6 +227,9 @@ def test_the_ttl_of_another_services_job_is_not_known() -> None:
 
 def test_what_fits_a_jobs_runs() -> None:
     assert brief(of_job(nightly(), [10_000] * 20, settings(), NOW)) == []
+    for ttl_s in (30, 600):  # shorter than the guideline's, and longer
+        assert brief(of_job(nightly(ttl_s=ttl_s), [200] * 20, settings(), NOW)) == []
+    assert brief(of_job(nightly(ttl_s=900), [200] * 19, settings(), NOW)) == []  # too few
     assert brief(of_job(nightly(), [10] * 19 + [900_000], settings(), NOW)) == []
 
 

@@ -41,6 +41,7 @@ _SKIPPED = {
     "held": "another server is running it",
     "done": "it has run already",
     "paused": "it is paused",
+    "overlap": "the tick before is still being run",
     "redis-down": "Redis is not reachable, and SOLOCRON_ON_REDIS_DOWN is skip",
     "database-down": "the database cannot be used",
 }

@@ -17,6 +17,8 @@ from solocron.settings import Settings
 
 _LAG_MS = 500
 _YEAR_MS = 366 * 86_400_000
+_ENOUGH_RUNS = 20  # to say that less would do
+_PLAIN_TTL_S = 600
 _FEW_RUNS = 5  # of fewer, a p95 says nothing
 _STARTING_MS = 2_000  # the first word of a server, before it has reached anything
 
@@ -160,7 +162,7 @@ def of_job(
     took_ms = p95(durations_ms)
     took = f"of its last {len(durations_ms)} runs 95 % took up to {took_ms / 1000:.1f} s"
     if ttl_known:
-        yield from _ttl(job, took_ms, took)
+        yield from _ttl(job, took_ms, took, len(durations_ms))
     if took_ms > settings.grace * 1000:
         yield Finding(
             job.name,
@@ -180,12 +182,12 @@ def of_job(
         )
 
 
-def _ttl(job: Job, took_ms: float, took: str) -> Iterator[Finding]:
+def _ttl(job: Job, took_ms: float, took: str, runs: int) -> Iterator[Finding]:
     least_s, most_s = ttl_for(took_ms / 1000)
     ttl_s, range_s = job.ttl_ms / 1000, f"{least_s:.0f} to {most_s:.0f} s"
-    if ttl_s < least_s:
+    if job.ttl_ms < 2 * took_ms:
         yield Finding(job.name, "warning", f"its TTL is {ttl_s:g} s; {took}", f"a TTL of {range_s}")
-    elif ttl_s > most_s:
+    elif ttl_s > max(most_s, _PLAIN_TTL_S) and runs >= _ENOUGH_RUNS:
         yield Finding(job.name, "note", f"its TTL is {ttl_s:g} s; {took}", f"{range_s} would do")
 
 

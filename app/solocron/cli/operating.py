@@ -19,6 +19,7 @@ from solocron.cli.console import (
     shown_result,
     who,
 )
+from solocron.cron.silence import state_of
 from solocron.cron.values import counts_of, progress_text, value_of
 from solocron.errors import ConfigError, InvalidInput
 from solocron.locks.keys import LONGEST_PAUSE_MS
@@ -49,7 +50,8 @@ def history(
             await cron.inquiry.job(job)  # the jobs of other services are in the ledger, too
         return rows
 
-    rows = [_row(row) for row in _looked(cron, work)]
+    now_ms = cron.parts.clock.now_ms()
+    rows = [_row(row, now_ms) for row in _looked(cron, work)]
     if not as_json:
         rows = [
             {**row, **{name: moment(row[name]) for name in ("tick", "started_at")},
@@ -57,18 +59,19 @@ def history(
             for row in rows
         ]  # fmt: skip
     headings = {"tick": "tick", "state": "state", "attempt": "attempt", "owner": "owner",
-                "started_at": "started", "duration_ms": "ms", "progress": "progress",
+                "started_at": "first begun", "duration_ms": "ms", "progress": "progress",
                 "counts": "result", "origin": "origin", "asked_by": "asked by",
                 "fallback": "without Redis", "error": "error"}  # fmt: skip
     print_rows(rows, headings, as_json)
 
 
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+def _row(row: Mapping[str, Any], now_ms: float) -> dict[str, Any]:
     names = ("tick", "state", "attempt", "owner", "started_at", "duration_ms", "origin",
              "asked_by", "fallback", "error")  # fmt: skip
     values = {name: value_of(row[name]) for name in ("params", "result", "progress")}
     counts = counts_of(values["result"])
-    return {**{name: row[name] for name in names}, **values, "counts": counts}
+    return {**{name: row[name] for name in names}, "state": state_of(row, now_ms),
+            **values, "counts": counts}  # fmt: skip
 
 
 def explain(
@@ -151,7 +154,8 @@ def _looked(cron: Solocron, work: Callable[[], Awaitable[_T]]) -> _T:
 
 
 def _print(told: dict[str, Any]) -> None:
-    print(f"{told['job']}, {moment(told['tick'])} ({told['local_time']} in {told['zone']})")
+    local = "" if told["zone"] == "UTC" else f" ({told['local_time']} in {told['zone']})"
+    print(f"{told['job']}, {moment(told['tick'])}{local}")
     _say(f"{told['state']}: {told['text']}", told["remedy"])
     for each in told["notes"]:
         _say(f"{each['about']}: {each['text']}", each["remedy"])

@@ -318,7 +318,8 @@ def _said_nothing(facts: Facts, worker: Presence) -> Words:
     if facts.is_silent(worker):
         look = (f"{SEE_WHY}: systemctl status solocron, docker compose ps or kubectl get pods, and "
                 "its log")  # fmt: skip
-        if worker.seen_ms < tick:
+        began = facts.run is not None and facts.owner(facts.run["owner"]) == worker
+        if worker.seen_ms < tick and not began:
             return (
                 f"was dead by then: last seen {seen}, {span(tick - worker.seen_ms)} before",
                 look,

@@ -4,7 +4,8 @@ they would have left the board. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from solocron.cron.board import Presence
 
@@ -14,6 +15,13 @@ SEE_WHY = "see whether it is gone, frozen or cut off from Redis"
 def is_silent(worker: Presence, now_ms: float, silent_ms: float) -> bool:
     """Whether a server gave its last sign of life over `silent_ms` ago, by the clocks."""
     return worker.seen_ms < now_ms - silent_ms
+
+
+def state_of(run: Mapping[str, Any], now_ms: float) -> str | None:
+    """How a run of the ledger is: `silent` if it is running and its owner's lease has ended."""
+    state: str | None = run.get("state")
+    gone = state == "running" and (run.get("lease_until") or 0) <= now_ms
+    return "silent" if gone else state
 
 
 def not_replaced(workers: Sequence[Presence], silent: Collection[str]) -> list[Presence]:

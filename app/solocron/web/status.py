@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from solocron.cron.job import Job
+from solocron.cron.silence import state_of
 from solocron.cron.values import value_of
 from solocron.errors import LockUnavailable, StorageUnavailable
 from solocron.ledger import Ledger
@@ -48,7 +49,7 @@ async def overview(
             "next_tick": job.calendar.next_after(now_ms),
             "owner": survey.owner if survey else None,
             "paused": survey.paused if survey else None, **pause_of(survey, now_ms),
-            "last_tick": run.get("tick"), "state": run.get("state"),
+            "last_tick": run.get("tick"), "state": state_of(run, now_ms),
             "attempt": run.get("attempt"), "duration_ms": run.get("duration_ms"),
             "error": run.get("error"), "progress": value_of(run.get("progress")),
         })  # fmt: skip
