@@ -175,3 +175,14 @@ async def test_a_user_who_may_not_ask_redis_is_told_what_is_not_known(
     own_redis.cli("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     _, found = await examined(cli, REDIS_URL=url)  # without CONFIG
     assert any("allkeys-lru" in each["text"] for each in found["findings"])
+
+
+async def test_a_redis_that_was_just_started_is_not_said_to_have_no_server(
+    cli: Cli, own_redis: RedisServer
+) -> None:
+    own_redis.stop()
+    own_redis.start()
+    _, found = await examined(cli, SOLOCRON_SWEEP="60")
+    (said,) = [each for each in found["findings"] if each["about"] == "servers"]
+    assert said["severity"] == "warning" and "knows no server yet" in said["text"]
+    assert re.fullmatch(r"ask again in \d+ s", said["remedy"])

@@ -4,6 +4,7 @@ each within a time limit, and changes nothing."""
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,13 +38,15 @@ _ORDER = ("error", "warning", "note")
 
 async def examine(cron: Solocron) -> dict[str, Any]:
     """Whether Redis and the database are up, and the findings, the worst first."""
-    redis, workers, up = await _redis(cron)
+    redis, workers, up_s = await _redis(cron)
+    up = up_s is not None
     jobs = {**cron.inquiry.others(workers), **cron.jobs}
     database, rows, state = await _database(cron, list(jobs), workers)
     now_ms = cron.parts.clock.now_ms()
     found = [*redis, *database, *of_settings(cron.settings)]
-    if up:
-        found += of_workers(workers, list(jobs.values()), now_ms, cron.inquiry.silent_ms)
+    if up_s is not None:
+        silent_ms = cron.inquiry.silent_ms
+        found += of_workers(workers, list(jobs.values()), now_ms, silent_ms, up_s)
     for name, job in jobs.items():
         ours, ran = name in cron.jobs, rows.get(name, ())
         found += of_runs(name, ran)
@@ -59,21 +62,26 @@ async def examine(cron: Solocron) -> dict[str, Any]:
 # -- Redis -------------------------------------------------------------------------------------
 
 
-async def _redis(cron: Solocron) -> tuple[list[Finding], Sequence[Presence], bool]:
+async def _redis(cron: Solocron) -> tuple[list[Finding], Sequence[Presence], float | None]:
+    """What is wrong with it, the servers it knows, and for how long it has been up, as far as it
+    says so (s); None: it is down."""
     settings = cron.settings
     link = make_link(settings.redis, clock=cron.parts.clock, deadline_s=settings.redis_deadline)
     found: list[Finding] = []
+    up_s = math.inf
     try:
         async with asyncio.timeout(_WITHIN_S):
             servers = await link.servers()
             for number, each in enumerate(servers):
                 name = f"{number + 1} of {len(servers)}" if len(servers) > 1 else ""
-                found += of_redis(await _of_server(cron, each, name), settings)
-            return found, await cron.parts.board.workers(), True
+                facts = await _of_server(cron, each, name)
+                up_s = min(up_s, float(facts.info.get("uptime_in_seconds", "inf")))
+                found += of_redis(facts, settings)
+            return found, await cron.parts.board.workers(), up_s
     except (LockUnavailable, TimeoutError) as error:
         text = str(error) or f"it gave no answer within {_WITHIN_S:g} s"
         remedy = "start it, or see REDIS_URL, its password and the network between"
-        return [Finding("redis", "error", text, remedy)], (), False
+        return [Finding("redis", "error", text, remedy)], (), None
     finally:
         await link.close()
 
