@@ -284,10 +284,11 @@ class Solocron(ByHand):
 
     async def status(self) -> dict[str, Any]:
         """Redis, database, their problems, each job's lock and last run (times UTC epoch ms)."""
-        parts, jobs = self.parts, list(self._jobs.values())
-        stored = parts.stored
+        parts, stored = self.parts, self.parts.stored
+        others, up = await self.inquiry.fleet()
         return await overview(
-            jobs, locks=parts.locks, ledger=parts.ledger, now_ms=parts.clock.now_ms(),
+            list(self._jobs.values()), list(others.values()), servers_up=up, locks=parts.locks,
+            ledger=parts.ledger, now_ms=parts.clock.now_ms(),
             database=stored.database if stored else None,
             channels=stored.channels if stored else None,
         )  # fmt: skip

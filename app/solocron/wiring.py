@@ -260,7 +260,10 @@ def metrics_of(
         clock=parts.clock, jobs=jobs, journal=parts.runner.journal, locks=parts.locks,
         stored=_stored_sources(parts), connections=parts.connections, watchdog=watchdog,
         running=running, paused=paused,
-        alarms=lambda: [each.id for each in parts.alerts.current()],
+        alarms=lambda: [
+            (each.name, "" if each.name == "worker-silent" else each.job)  # too many in time
+            for each in parts.alerts.current()
+        ],
         build=(__version__, platform.python_version()),
     )  # fmt: skip
     return Metrics(sources, parts.authenticator)

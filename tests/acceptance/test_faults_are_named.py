@@ -203,7 +203,7 @@ async def test_a_worker_is_gone(how: signal.Signals, tmp_path: Path) -> None:
             lambda: os.kill(here.workers[0], how),
             ("explain", worker, "was dead by then: last seen "),
             ("doctor", worker, "it has been silent since "),
-            ("alerts", "worker-silent : ", worker, "silent, though not stopped"),
+            ("alerts", "worker-silent ", worker, "silent, though not stopped"),
             ("log", "ALARM: ", worker, "silent, though not stopped"),
             ("metrics", 'solocron_alert{alert="worker-silent",job=""} 1'),
             ("dashboard", "Alert worker-silent:", worker),

@@ -20,7 +20,7 @@ from solocron.cron.run import Run
 from solocron.cron.ticks import Calendar
 from solocron.service import Solocron
 from solocron.settings import load
-from workers import NEVER, until
+from workers import NEVER, Worker, until
 
 QUIET_S = 1.0  # for what must not come
 
@@ -75,6 +75,16 @@ class Fleet:
     async def knows_of(self, workers: int) -> bool:
         """Whether so many are on the board."""
         return len(await self.workers[0].parts.board.workers()) == workers
+
+    async def has_heard_of_all(self) -> bool:
+        """Whether each worker has told of itself since the last one started."""
+        found = await self.workers[0].parts.board.workers()
+        return min(each.seen_ms for each in found) > max(each.started_ms for each in found)
+
+    async def name_of(self, worker: Worker) -> str:
+        """Its name on the board."""
+        found = await self.workers[0].parts.board.workers()
+        return next(each.worker for each in found if each.pid == worker.process.pid)
 
     async def is_calm(self) -> bool:
         """Whether no worker knows of an alert."""

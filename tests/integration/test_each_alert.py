@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -64,7 +65,7 @@ Act = Callable[[Place], Awaitable[object]]
 
 @dataclass
 class Scene:
-    """How an alert comes about, and how it ends; `about` is the job of it."""
+    """How an alert comes about, and how it ends; `about` is the job of it, or the worker."""
 
     begin: Act
     end: Act
@@ -174,9 +175,11 @@ def silent() -> Scene:
     async def begin(place: Place) -> None:
         third = await place.start_worker()
         await until(lambda: place.fleet.knows_of(3))
+        scene.about = await place.fleet.name_of(third)
         await third.kill()
 
-    return Scene(begin, Place.start_worker)  # in its place
+    scene = Scene(begin, Place.start_worker)  # in its place
+    return scene
 
 
 def dead_letters() -> Scene:
@@ -225,11 +228,10 @@ async def test_an_alert_is_told_once_and_its_end_once(
     calm.setenv("DATABASE_URL", database := proxy.postgres_url(postgres_url))
     for variable, value in scene.settings.items():
         calm.setenv(variable, value)
-    raised = f"alarm {name} {scene.about}"
-    over = f"resolved {name} {scene.about}"
     async with fleet(http, *scene.jobs(), clock=clock) as here, AsyncExitStack() as stack:
         place = Place(here, own_redis, proxy, clock, database, stack)
         await scene.begin(place)
+        raised, over = (f"{each} {name} {scene.about}" for each in ("alarm", "resolved"))
         await here.hears(raised)
         await here.silent(raised)
         await scene.end(place)
@@ -271,3 +273,38 @@ async def test_schedules_of_servers_that_are_gone_do_not_differ(
         await asyncio.sleep(5)
         assert not [each for each in here.told if "schedule" in each]
     assert "schedule" not in caplog.text
+
+
+async def test_each_silent_worker_is_told_and_a_redis_that_forgets_them_ends_none(
+    calm: pytest.MonkeyPatch, http: HttpServer, own_redis: RedisServer, postgres_url: str
+) -> None:
+    calm.setenv("REDIS_URL", own_redis.url)
+    calm.setenv("DATABASE_URL", postgres_url)
+    calm.setenv("SOLOCRON_ALERT_AFTER", "60")  # of Redis itself nothing is told
+    options = {"redis": own_redis.url, "database": postgres_url, "sweep": 0.2}
+    async with fleet(http) as here, AsyncExitStack() as stack:
+        killed, frozen = await Worker.start(**options), await Worker.start(**options)
+        await until(lambda: here.knows_of(4))
+        await until(here.has_heard_of_all)  # else the last to start may be in another's place
+        names = [await here.name_of(each) for each in (killed, frozen)]
+        raised = [f"alarm worker-silent {each}" for each in names]
+        over = [f"resolved worker-silent {each}" for each in names]
+        await killed.kill()
+        await here.hears(raised[0])
+        frozen.signal(signal.SIGSTOP)
+        stack.push_async_callback(frozen.kill)
+        await here.hears(*raised)
+        assert {each.job for each in await here.workers[0].parts.alerts.fleet()} == {*names}
+        for within_s in (0.0, 1.0):  # a moment, and longer than it takes to see that it is away
+            own_redis.stop()
+            await asyncio.sleep(within_s)
+            own_redis.start()
+            await until(lambda: here.knows_of(2))
+        await asyncio.sleep(4)  # longer than a worker may be silent
+        await here.silent(*raised)
+        frozen.signal(signal.SIGCONT)
+        await here.hears(*raised, over[1])
+        await here.silent(*raised, over[1])
+        stack.push_async_callback((await Worker.start(**options)).stop)
+        await here.hears(*raised, *over)
+        await until(here.is_calm)

@@ -261,6 +261,25 @@ async def test_workers_with_other_schedules_are_named(fleet: Fleet, own_redis: R
     await other.stop()
 
 
+async def test_the_fleets_other_jobs_are_named_where_their_code_is_not(fleet: Fleet) -> None:
+    await fleet.comes_to("ran", wall_ms())
+    also = f"this fleet also runs: {JOB} (name its code in SOLOCRON_APP to run it from here)"
+    jobs = await asyncio.gather(fleet.cli("jobs"), fleet.cli("status"))
+    assert all(also in each.out for each in jobs) and "*/2" in jobs[0].out
+    status, listed = await fleet.told("status"), await fleet.told("jobs")
+    assert status["servers_up"] == 2
+    for rows in (status["jobs"], listed):
+        assert {each["job"]: each["here"] for each in rows} == {
+            "store-auto-close": True, "store-open-reminder": True, JOB: False,
+        }  # fmt: skip
+    assert status["jobs"][2]["last_tick"] is not None and listed[2]["ttl_s"] is None
+    run = await fleet.cli("run", JOB)
+    assert run.code == 2 and "in SOLOCRON_APP to run it from here" in run.complaint
+    assert "nothing runs" not in jobs[1].out
+    await asyncio.gather(*(each.stop() for each in fleet.workers))
+    assert "no server is up: nothing runs\n" in (await fleet.cli("status")).out
+
+
 # -- by REST -------------------------------------------------------------------------------
 
 

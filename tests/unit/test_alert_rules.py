@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import pytest
@@ -17,6 +17,7 @@ from solocron.cron.job import Job
 from solocron.cron.journal import Entry
 from solocron.cron.outcome import VERDICTS
 from solocron.cron.run import Run
+from solocron.cron.silence import not_replaced
 from solocron.cron.ticks import Calendar
 from solocron.storage.alerts import Alert
 
@@ -226,17 +227,67 @@ def told(worker: str, seen_ms: int, started_ms: int = 0, skew_ms: int = 0) -> Pr
     )  # fmt: skip
 
 
+def names(workers: Iterable[Presence]) -> list[str]:
+    return [each.worker for each in workers]
+
+
 def test_a_worker_is_silent_once_it_has_told_nothing_new_for_so_long() -> None:
     silence = Silence(5)
     wrong_clock = -3_600_000  # it counts by what is new, not by what the clocks say
-    assert silence([told("dead", wrong_clock), told("alive", 1)], 100) == set()
-    assert silence([told("dead", wrong_clock), told("alive", 2)], 104.9) == set()
-    assert silence([told("dead", wrong_clock), told("alive", 3)], 105) == {"dead"}
-    assert silence([told("dead", wrong_clock + 1), told("alive", 4)], 106) == set()  # it is back
-    assert silence([told("alive", 4)], 120) == {"alive"}
+    assert silence([told("dead", wrong_clock), told("alive", 1, wrong_clock)], 100) == []
+    assert silence([told("dead", wrong_clock), told("alive", 2, wrong_clock)], 104.9) == []
+    assert names(silence([told("dead", wrong_clock), told("alive", 3, wrong_clock)], 105)) == [
+        "dead"
+    ]
+    assert silence([told("dead", wrong_clock + 1), told("alive", 4)], 106) == []  # it is back
+    assert names(silence([told("alive", 4)], 120)) == ["alive"]
     silence.forget()
-    assert silence([told("alive", 4)], 121) == set()
-    assert silence([], 130) == set()
+    assert names(silence([told("alive", 4)], 121)) == ["alive"]  # nothing says that it is back
+    assert silence([told("alive", 5)], 122) == []
+    silence.forget()
+    assert silence([told("alive", 5)], 129) == []
+    assert silence([], 130) == []
+
+
+def silent_at(*at_s: float) -> Silence:
+    """One to which `gone` is silent from the last moment on, and `old`, which `new` replaced."""
+    silence = Silence(5)
+    for at in at_s:
+        board = [told("old", 10), told("gone", 20), told("new", int(at) + 99, started_ms=30)]
+        found = silence([*board, told("me", int(at) + 99)], at)
+    assert names(found) == ["gone"]
+    return silence
+
+
+def test_who_was_silent_stays_so_though_redis_lost_its_data() -> None:
+    silence = silent_at(100, 105)
+    for at_s, is_lost in ((106, True), (107, True), (108, False), (86_499, False)):
+        assert names(silence([told("me", at_s)], at_s, is_lost=is_lost)) == ["gone"], at_s
+    assert silence([told("me", 400)], 86_500) == []  # a day is over
+
+
+def test_who_was_silent_when_redis_lost_its_data_is_so_until_it_is_back_or_replaced() -> None:
+    me = told("me", 300)
+    silence = silent_at(100, 105)
+    silence.forget()  # as Redis was away
+    assert names(silence([me], 106, is_lost=True)) == ["gone"]
+    assert silence([told("gone", 400), me], 107) == []
+    assert silence([me], 108) == []  # it stopped by itself
+    silence = silent_at(100, 105)
+    assert names(silence([me], 106, is_lost=True)) == ["gone"]
+    board = [told("new", 300, started_ms=30), me]
+    assert names(silence(board, 107)) == ["gone"]
+    assert silence([told("next", 400, started_ms=390), *board], 108) == []
+    silence = silent_at(100, 105)
+    assert silence([me], 106) == []  # it left, of a board that nobody lost
+
+
+def test_who_was_replaced_is_so_though_its_replacement_stops() -> None:
+    silence = silent_at(100, 105)
+    board = [told("old", 10), told("gone", 20)]
+    assert names(silence(board, 106)) == ["gone"]
+    assert silence([told("old", 400), told("gone", 400)], 107) == []
+    assert names(silence([told("old", 400), told("gone", 401)], 112)) == ["old"]  # anew
 
 
 @pytest.mark.parametrize(
@@ -246,22 +297,23 @@ def test_a_worker_is_silent_once_it_has_told_nothing_new_for_so_long() -> None:
         ([told("a", 10), told("me", 100, started_ms=11)], []),  # replaced
         ([told("a", 10), told("b", 20), told("me", 100, started_ms=21)], ["b"]),
         ([told("a", 10), told("b", 20), told("me", 100, started_ms=11)], ["b"]),
+        ([told("a", 10), told("b", 20, started_ms=11), told("me", 100)], ["b"]),  # in its turn
         ([told("a", 10), told("me", 100, started_ms=60, skew_ms=55)], ["a"]),  # a clock ahead
+        ([told("a", 10), told("b", 20), told("me", 100)], ["a", "b"]),
         ([told("me", 100)], []),
     ],
 )
-def test_silent_workers_are_named_unless_others_replaced_them(
+def test_each_silent_worker_is_an_alert_unless_another_replaced_it(
     workers: list[Presence], named: list[str]
 ) -> None:
-    found = silences(workers, {"a", "b"})
-    assert list(found) == [("worker-silent", "")] * bool(named)
-    assert all(text.startswith(f"{', '.join(named)}: silent") for text in found.values())
+    found = silences(not_replaced(workers, {"a", "b"}))
+    assert list(found) == [("worker-silent", each) for each in named]
+    assert all(text.startswith(f"{name}: silent") for (_, name), text in found.items())
 
 
-def test_of_many_silent_workers_three_are_named() -> None:
-    workers = [told(f"w{n}", n) for n in range(5)]
-    ((_, text),) = silences(workers, {each.worker for each in workers}).items()
-    assert text.startswith("w0, w1, w2 and 2 more: silent")
+def test_a_silent_workers_name_is_kept_as_it_can_be() -> None:
+    ((_, about),) = silences([told("h" * 100 + "\0:1:abc", 1)])
+    assert about == "h" * 93 + "?:1:abc"
 
 
 def test_a_message_has_no_line_of_a_values_own_and_names_problem_and_end_alike() -> None:

@@ -98,6 +98,8 @@ FIRST = {"ran_before": False, "workers": [worker(started_ms=TICK + 1)]}  # a fir
         ({"tick": LATER + 1}, "no-tick", "before is 2027-01-15T10:00:00+00:00", "solocron jobs"),
         ({"survey": survey(settled=LATER), "run_after": TICK + HOUR_MS}, "skipped",
          "out: 2027-01-15T09:00:00+00:00 was run in its place", "run nightly"),
+        ({"run": row("failed", error="X: no"), "has_code": False}, "failed", "X: no",
+         "now (where SOLOCRON_APP names its code, not here): solocron run nightly"),
         ({"survey": survey(settled=LATER)}, "skipped", "ledger knows no run", "run nightly"),
         ({"survey": survey(pause=Pause("me", TICK + 1, 9))}, "waiting",
          "had not been run when the job was paused", "resume nightly"),

@@ -17,6 +17,7 @@ from solocron.cli.findings import (
     p95,
 )
 from solocron.cli.fitting import of_job, of_runs, of_settings, of_workers, ttl_for
+from solocron.cron.attempts import CANCELLED
 from solocron.cron.board import Presence
 from solocron.cron.job import Job
 from solocron.cron.run import Run
@@ -260,6 +261,9 @@ def test_p95() -> None:
     ],
 )
 def test_a_job_whose_last_run_failed(states: list[str], found: bool) -> None:
-    rows = [{"state": each, "error": "ValueError: no stock"} for each in states]
+    no_stock = {"tick": 7, "origin": "manual", "error": "ValueError: no stock"}
+    rows = [{**no_stock, "state": each} for each in states]
+    rows.insert(0, {**no_stock, "state": "failed", "error": CANCELLED})  # by who asked for it
     told = brief(of_runs("one", rows))
     assert told == [("error", "its last run failed: ValueError: no stock")][: int(found)]
+    assert all(each.remedy.endswith("explain one --tick 7") for each in of_runs("one", rows))

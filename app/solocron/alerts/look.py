@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from solocron.alerts.rules import KINDS
 from solocron.clock import Clock
 from solocron.cron.attempts import UnderWay
-from solocron.cron.board import Board, Presence
+from solocron.cron.board import DAY_MS, Board, Presence
 from solocron.cron.runner import Runner
 from solocron.cron.silence import SEE_WHY, not_replaced
 from solocron.errors import LockUnavailable, StorageUnavailable
 from solocron.locks.manager import LockManager
-from solocron.storage.alerts import AlertId
+from solocron.storage.alerts import MAX_ABOUT, AlertId
 from solocron.storage.deliveries import Deliveries
 from solocron.storage.engine import Database
 
@@ -46,6 +46,7 @@ class Look:
         self._clock = clock
         self._ask_s = ask_s
         self._silence = Silence(silent_ms / 1000)
+        self._losses = 0
         self._asked_s: float | None = None
         self._asked = Seen({}, frozenset(KINDS))
 
@@ -82,9 +83,11 @@ class Look:
             unknown |= of_database.unknown
         try:
             workers = await self._board.workers()
-            silent = self._silence(workers, self._clock.monotonic())
+            losses, self._losses = self._losses, self._board.losses
+            gone = self._silence(workers, self._clock.monotonic(), is_lost=losses != self._losses)
+            silent = self._silence.silent
             holding |= differences([each for each in workers if each.worker not in silent])
-            holding |= silences(workers, silent)
+            holding |= silences(gone)
         except LockUnavailable:
             unknown |= {"schedules-differ", "worker-silent"}
             self._silence.forget()  # nor can the workers tell of themselves
@@ -129,32 +132,59 @@ class DatabaseLook:
 
 class Silence:
     """Tells which workers have been silent for `after_s`, by this worker's own time: neither a
-    clock that is wrong nor one that was set makes a worker silent."""
+    clock that is wrong nor one that was set makes a worker silent. `silent` are all that are."""
 
     def __init__(self, after_s: float) -> None:
         self._after_s = after_s
         self._last: dict[str, tuple[int, float]] = {}
+        self._known: dict[str, Presence] = {}
+        self._lost: dict[str, Presence] = {}
+        self._replaced: set[str] = set()
+        self.silent: set[str] = set()
 
-    def __call__(self, workers: Sequence[Presence], at_s: float) -> set[str]:
-        """The silent ones of the workers on the board, which was read at `at_s` (monotonic, s)."""
+    def __call__(
+        self, workers: Sequence[Presence], at_s: float, *, is_lost: bool = False
+    ) -> list[Presence]:
+        """The silent ones that no other has replaced, of the workers on the board, which was read
+        at `at_s` (monotonic, s). If the board `is_lost`, as when Redis lost its data, who was
+        silent stays so: for a day, or until it is back or replaced. Who was once replaced is so
+        though that one stops."""
+        all_ = [*workers, *self._remembered({each.worker for each in workers}, at_s, is_lost)]
         before, self._last = self._last, {}
-        for each in workers:
+        for each in all_:
             seen_ms, since_s = before.get(each.worker, (-1, at_s))
             is_news = seen_ms != each.seen_ms
             self._last[each.worker] = (each.seen_ms, at_s if is_news else since_s)
-        return {name for name, (_, s) in self._last.items() if at_s - s >= self._after_s}
+        self.silent = {n for n, (_, s) in self._last.items() if at_s - s >= self._after_s}
+        self._known = {each.worker: each for each in all_}
+        gone = not_replaced(all_, self.silent)
+        self._replaced &= self.silent
+        self._replaced |= self.silent - {each.worker for each in gone}
+        return [each for each in gone if each.worker not in self._replaced]
+
+    def _remembered(self, names: Collection[str], at_s: float, is_lost: bool) -> list[Presence]:
+        """The silent ones that Redis lost and that are not back."""
+        if is_lost:
+            self._lost = {name: self._known[name] for name in self.silent}
+        past_s = at_s - DAY_MS / 1000
+        self._lost = {
+            name: each
+            for name, each in self._lost.items()
+            if name not in names and self._last[name][1] > past_s
+        }
+        return list(self._lost.values())
 
     def forget(self) -> None:
-        """Count anew: the board could not be read."""
-        self._last.clear()
+        """Count anew: the board could not be read. Who was silent is so until there is news."""
+        self._last = {name: self._last[name] for name in self.silent}
 
 
-def silences(workers: Sequence[Presence], silent: Collection[str]) -> dict[AlertId, str]:
-    """The `silent` ones of the workers, but for those that another one has replaced."""
-    gone = [each.worker for each in not_replaced(workers, silent)]
-    if not gone:
-        return {}
-    return {("worker-silent", ""): f"{_some(gone)}: silent, though not stopped; {SEE_WHY}"}
+def silences(gone: Sequence[Presence]) -> dict[AlertId, str]:
+    """An alert of each of these workers."""
+    return {
+        ("worker-silent", name[-MAX_ABOUT:]): f"{name}: silent, though not stopped; {SEE_WHY}"
+        for name in (_plain(each.worker) for each in gone)
+    }
 
 
 def overruns(running: Sequence[UnderWay], now_s: float) -> dict[AlertId, str]:
@@ -189,3 +219,8 @@ def _some(names: Sequence[str], between: str = ", ") -> str:
     """A few of the names, and how many more there are."""
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return between.join(each[:200] for each in names[:_MOST_NAMED]) + more
+
+
+def _plain(name: str) -> str:
+    """The name as it can be kept and shown: what Redis has need not be ours."""
+    return "".join(each if each.isprintable() else "?" for each in name[:200])

@@ -36,7 +36,7 @@ KINDS: Mapping[str, Kind] = {
     "database-down": Kind("critical", 1, 1, "the database is there again"),
     "clock-skew": Kind("critical", 0, 1, "this server's clock is right again"),
     "schedules-differ": Kind("warning", 12, 1, "all servers have one schedule of {job} again"),
-    "worker-silent": Kind("warning", 0, 0, "no worker is silent any more, or it was replaced"),
+    "worker-silent": Kind("warning", 0, 0, "{job} is silent no more, or it was replaced"),
     "dead-letters": Kind("warning", 0, 0, "no dead letter is left"),
 }
 FACTS = frozenset(name for name, kind in KINDS.items() if kind.raised_after is None)

@@ -25,6 +25,9 @@ from solocron.version import __version__
 from solocron.web.scopes import SCOPES, STORE_SCOPES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from solocron.cron.job import Job
     from solocron.cron.outcome import Outcome
 
 app = typer.Typer(
@@ -90,9 +93,21 @@ def migrate() -> None:
 
 @app.command()
 def jobs(as_json: JsonOption = False) -> None:
-    """List the jobs with their schedules and next ticks."""
+    """List the jobs with their schedules and next ticks.
+
+    Those of the fleet whose code is not here are listed by what its servers tell of them.
+    """
     cron = service()
     now = cron.parts.clock.now_ms()
+
+    async def work() -> Mapping[str, Job]:
+        try:
+            return (await cron.inquiry.fleet())[0]
+        finally:
+            await cron.parts.close()
+
+    others = run_to_end(work())
+    told = ("delay_s", "ttl_s", "overlap", "catch_up", "params")
     rows = [
         {
             "job": job.name,
@@ -105,13 +120,26 @@ def jobs(as_json: JsonOption = False) -> None:
             "catch_up": job.catch_up,
             "params": dict(job.params),
             "lock_key": job.lock_key,
+            "here": True,
         }
-        for job in cron.jobs.values()
+        for job in (*cron.jobs.values(), *others.values())
     ]
+    for row in rows:
+        if row["job"] in others:
+            row.update(dict.fromkeys(told), here=False)
     headings = {"job": "job", "schedule": "schedule", "zone": "zone", "next_tick": "next tick",
                 "delay_s": "delay s", "ttl_s": "TTL s", "overlap": "overlap",
                 "catch_up": "catch-up", "lock_key": "lock key"}  # fmt: skip
     print_rows(rows, headings, as_json)
+    if not as_json:
+        _say_others(list(others))
+
+
+def _say_others(names: list[str]) -> None:
+    if names:
+        its = "its code" if len(names) == 1 else "their code"
+        print(f"this fleet also runs: {', '.join(names)} (name {its} in SOLOCRON_APP to run "
+              f"{'it' if len(names) == 1 else 'them'} from here)")  # fmt: skip
 
 
 @app.command()
@@ -129,9 +157,9 @@ def run(
     cron = service(working=True)
 
     async def work() -> Outcome:
-        found = cron.jobs.named(job)
-        params = read_pairs(job, found.params, param or ())
         try:
+            found = await cron.inquiry.own_job(job)
+            params = read_pairs(job, found.params, param or ())
             async with cron.parts.locks:
                 return await cron.run_job(job, params, by=who())
         finally:
@@ -185,6 +213,9 @@ def status(as_json: JsonOption = False) -> None:
                     "progress": "progress", "attempt": "attempt", "duration_ms": "ms",
                     "error": "error"}  # fmt: skip
         print_rows(rows, headings, False)
+        _say_others([each["job"] for each in state["jobs"] if not each["here"]])
+        if state["servers_up"] == 0:
+            print("no server is up: nothing runs")
         if state["deliveries"]:
             headings = {each: each for each in ("channel", "pending", "sent", "dead", "skipped")}
             print_rows(state["deliveries"], headings, False)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from solocron.cli.findings import SKEW_MS, Finding, p95
+from solocron.cron.attempts import CANCELLED
 from solocron.cron.board import Presence
 from solocron.cron.explain import schedules_that_differ
 from solocron.cron.job import Job
@@ -131,14 +132,20 @@ def of_settings(settings: Settings) -> Iterator[Finding]:
 
 def of_runs(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Whether a job's last run failed, of its rows in the ledger, the newest first."""
-    ended = [each for each in rows if each["state"] != "running"]
+    ended = [each for each in rows if each["state"] != "running" and not _was_cancelled(each)]
     if ended and ended[0]["state"] == "failed":
         yield Finding(
             name,
             "error",
             f"its last run failed: {str(ended[0]['error'])[:300]}",
-            f"mend what the error says; more of it: solocron explain {name}",
+            f"mend what the error says; more of it: solocron explain {name} --tick "
+            f"{ended[0]['tick']}",
         )
+
+
+def _was_cancelled(row: Mapping[str, Any]) -> bool:
+    """Whether who asked for a run by hand cancelled it, which is no failure of the job's."""
+    return row["origin"] != "schedule" and str(row["error"]).startswith(CANCELLED)
 
 
 def of_job(

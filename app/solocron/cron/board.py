@@ -42,10 +42,14 @@ _MAX_SCHEDULES = 100
 _MAX_TEXT = 500
 _MAX_WHOLE = 2**53
 
-# KEYS hash; ARGV field value ttl_ms. A key of another type is somebody else's and stays as it is.
+# KEYS hash; ARGV field value ttl_ms: 1 if the field is new. A key of another type is somebody
+# else's and stays as it is.
 _WRITE = """
 local done = redis.pcall('HSET', KEYS[1], ARGV[1], ARGV[2])
-if type(done) == 'number' then return redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+if type(done) == 'number' then
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  return done
+end
 if not string.find(done.err, 'WRONGTYPE', 1, true) then return done end
 """
 
@@ -122,6 +126,8 @@ class Board:
         self._waiting: dict[tuple[str, int], Entry] = {}
         self._tidied_ms = 0.0
         self._failed = 0
+        self._is_on = False
+        self.losses = 0  # how often Redis was found to have lost this worker, and so all
         journal.listen(self._take)
 
     @property
@@ -174,6 +180,7 @@ class Board:
         while self._link.is_up and self._waiting:
             if not await self.publish():
                 return
+        self._is_on = False
         if self._link.is_up:
             await self._forget([self.worker])
 
@@ -192,10 +199,17 @@ class Board:
                 key = tick_key(job, tick)
                 writes[key] = _write(key, self.worker, _text_of(entry), keep_ms(job, tick))
         if writes:
-            await self._link.call_all(list(writes.values()), list(writes))
+            replies = await self._link.call_all(list(writes.values()), list(writes))
+            if self._key in writes:
+                self._note_loss(is_lost=replies[0] == 1)
+                self._is_on = True
         for place, entry in batch:
             if self._waiting.get(place) is entry:
                 del self._waiting[place]
+
+    def _note_loss(self, *, is_lost: bool) -> None:
+        """Redis has this worker no more though it had: it was restarted without its data."""
+        self.losses += self._is_on and is_lost
 
     def _presence(self) -> str:
         assert self._state is not None
@@ -240,6 +254,7 @@ class Board:
         """The workers that were seen within a day, by name; `seen_ms` says when. Raises
         LockUnavailable."""
         found = await self._read(self._key)
+        self._note_loss(is_lost=self.worker not in found)
         presences = [read_presence(name, text) for name, text in sorted(found.items())]
         since_ms = self._clock.now_ms() - DAY_MS
         return [each for each in presences if each is not None and each.seen_ms >= since_ms]

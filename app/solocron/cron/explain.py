@@ -23,7 +23,8 @@ from solocron.locks.results import Survey, token_tick
 State = Literal["succeeded", "failed", "running", "silent", "waiting", "skipped", "not-run",
                 "not-due", "no-tick", "unknown"]  # fmt: skip
 
-_BY_HAND = "if it is still wanted, run the job now: solocron run {job}"
+_BY_HAND = "if it is still wanted, run the job now{where}: solocron run {job}"
+_ELSEWHERE = " (where SOLOCRON_APP names its code, not here)"
 
 # Of several servers' reasons, the one that tells most.
 _TELLING = ("paused", "redis-down", "database-down", "clock-skew", "overlap", "missed", "held",
@@ -42,10 +43,10 @@ def explain(facts: Facts) -> dict[str, Any]:
         "job": job.name, "tick": tick, "local_time": iso(calendar.local(tick)),
         "schedule": calendar.expression, "zone": calendar.zone, "is_tick": is_tick,
         "previous_tick": calendar.latest_at(tick - 1), "next_tick": calendar.next_after(tick),
-        "state": state, "text": text, "remedy": _filled(remedy, job),
+        "state": state, "text": text, "remedy": _filled(remedy, facts),
         "redis": facts.redis or "up",
         "database": facts.database or ("up" if facts.ledger_in == "database" else "none"),
-        "notes": [{"about": about, "text": said, "remedy": _filled(what, job)}
+        "notes": [{"about": about, "text": said, "remedy": _filled(what, facts)}
                   for about, (said, what) in _notes(facts, is_tick)],
         "ledger": _ledger(facts.run),
         "lock": _lock(facts.survey), "pause": _pause(facts),
@@ -294,7 +295,7 @@ def _worker(facts: Facts, name: str) -> dict[str, Any]:
     return {
         "worker": name, "verdict": entry.verdict if entry else None,
         "alive": presence is not None and not facts.is_silent(presence),
-        "text": text, "remedy": _filled(remedy, facts.job),
+        "text": text, "remedy": _filled(remedy, facts),
         "late_ms": entry.late_ms if entry and entry.begun else None,
         "duration_ms": entry.duration_ms if entry and entry.begun else None,
         "at": entry.at_ms if entry else None,
@@ -342,6 +343,7 @@ def _said_nothing(facts: Facts, worker: Presence) -> Words:
     )
 
 
-def _filled(remedy: str, job: Job) -> str:
-    by_hand = _BY_HAND.format(job=job.name)
+def _filled(remedy: str, facts: Facts) -> str:
+    job = facts.job
+    by_hand = _BY_HAND.format(job=job.name, where="" if facts.has_code else _ELSEWHERE)
     return remedy.format(job=job.name, key=job.lock_key, by_hand=by_hand)

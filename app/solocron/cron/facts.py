@@ -26,8 +26,8 @@ class Facts:
     """What is known. `redis` and `database` are what is wrong with either, '' if nothing is;
     `ledger_in` is where the ledger is; `note` is about the time asked for; `run` is its row, and
     `run_after` the next tick that its schedule began, if it has none; `ran_before`: the ledger has
-    ticks of the job. A server counts as silent after `silent_ms` without a sign, and ended runs are
-    kept for `kept_ms`.
+    ticks of the job; `has_code`: this process could run it. A server counts as silent after
+    `silent_ms` without a sign, and ended runs are kept for `kept_ms`.
     """
 
     job: Job
@@ -45,6 +45,7 @@ class Facts:
     run: Mapping[str, Any] | None = None
     run_after: int | None = None
     ran_before: bool = True
+    has_code: bool = True
 
     def owner(self, name: str) -> Presence | None:
         """The server that the ledger calls `name`, if it is on the board."""

@@ -74,6 +74,23 @@ class Inquiry:
             + (f" (the other servers' are not known: {why})" if why else "")
         )
 
+    async def own_job(self, name: str) -> Job:
+        """The job of that name, if this process can run it. Raises UnknownJob."""
+        if name not in self._jobs and await self.job(name):
+            raise UnknownJob(
+                f"{name} is run by other servers of this fleet, and its code is not here: name "
+                "that in SOLOCRON_APP to run it from here"
+            )
+        return await self.job(name)
+
+    async def fleet(self) -> tuple[dict[str, Job], int | None]:
+        """The jobs that only the other servers have, and how many servers are up; None: Redis does
+        not answer."""
+        workers, why = await self._workers()
+        now_ms = self._clock.now_ms()
+        up = [each for each in workers if not is_silent(each, now_ms, self._limits.silent_ms)]
+        return self.others(workers), None if why else len(up)
+
     def others(self, workers: Sequence[Presence]) -> dict[str, Job]:
         """The jobs that this process does not have and those servers have, by name: each as most
         that are up run it, without its body and its TTL."""
@@ -103,7 +120,7 @@ class Inquiry:
         return explain(Facts(
             job=job, tick=tick, note=note, now_ms=self._clock.now_ms(), redis=down,
             database=database, ledger_in=self._ledger.kept_in, survey=survey,
-            verdicts=verdicts, workers=workers, **of_ledger,
+            verdicts=verdicts, workers=workers, has_code=name in self._jobs, **of_ledger,
             silent_ms=self._limits.silent_ms, kept_ms=self._limits.kept_ms,
         ))  # fmt: skip
 

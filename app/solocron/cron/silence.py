@@ -18,13 +18,14 @@ def is_silent(worker: Presence, now_ms: float, silent_ms: float) -> bool:
 
 def not_replaced(workers: Sequence[Presence], silent: Collection[str]) -> list[Presence]:
     """Those of the `silent` ones that no other has replaced, longest silent first: each server that
-    started since is in the place of the one that was silent first."""
-    starts = sorted(each.started_ms - each.skew_ms for each in workers if each.worker not in silent)
+    started since, also one that is silent by now, is in the place of the one silent first."""
+    starts = sorted((each.started_ms - each.skew_ms, each.worker) for each in workers)
     gone = []
     for each in sorted(workers, key=lambda each: each.seen_ms - each.skew_ms):
         if each.worker not in silent:
             continue
-        later = [start for start in starts if start > each.seen_ms - each.skew_ms]
+        last_ms = each.seen_ms - each.skew_ms
+        later = [start for start in starts if start[0] > last_ms and start[1] != each.worker]
         if later:
             starts.remove(later[0])
         else:

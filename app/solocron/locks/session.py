@@ -100,4 +100,5 @@ class Session:
 
 def name_of(error: BaseException) -> str:
     """What went wrong, in one line."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = str(error).rstrip(".")  # the library's end with one, and ours go on
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

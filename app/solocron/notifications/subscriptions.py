@@ -241,6 +241,7 @@ class Subscriptions:
         """Say once that Redis does not do what it should."""
         if self._said is not False:
             log.warning(
-                "Redis lost for notifications: %s; clients are served from the table", error
+                "Redis lost for notifications: %s; clients are served from the table",
+                str(error).rstrip("."),
             )
         self._said = False

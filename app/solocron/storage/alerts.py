@@ -19,6 +19,7 @@ from solocron.storage.engine import Database, database_now
 from solocron.storage.tables import alerts
 
 MAX_TEXT = 500
+MAX_ABOUT = 100  # of the job, or the worker, that an alert is about
 MAX_ALERTS = 1000
 _WITHIN_S = 5.0
 
@@ -27,7 +28,8 @@ AlertId = tuple[str, str]
 
 @dataclass(frozen=True)
 class Alert:
-    """Something an operator should know: `name` says what, `job` of which job ('': of none).
+    """Something an operator should know: `name` says what, `job` of which job ('': of none), or
+    of `worker-silent` which worker.
 
     `began_ms`: since when (UTC epoch ms), of what a run did its tick; `since_ms`: the same, by the
     last worker, or run, that found it so. `severity` is `critical` or `warning`; `text` is a

@@ -125,7 +125,7 @@ def _lock_fields() -> dict[str, Schema]:
 
 def _alert_fields() -> dict[str, Schema]:
     return {
-        "alert": _TEXT, "job": {**_TEXT, "description": "Empty if it is of none."},
+        "alert": _TEXT, "job": {**_TEXT, "description": "Or the worker; empty: of none."},
         "detail": _TEXT, "severity": {"enum": ["critical", "warning"]}, "since": _TIME,
     }  # fmt: skip
 

@@ -16,11 +16,14 @@ from solocron.storage.engine import Database
 
 
 async def overview(
-    jobs: Sequence[Job], *, locks: LockManager, ledger: Ledger, database: Database | None,
+    own: Sequence[Job], others: Sequence[Job], *, servers_up: int | None,
+    locks: LockManager, ledger: Ledger, database: Database | None,
     channels: Channels | None, now_ms: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Redis, database, their problems, each job's lock and last run (times UTC epoch ms), and
-    what waits in each channel."""
+    what waits in each channel. `others` are jobs whose code is not here; `servers_up` is None where
+    Redis does not tell."""
+    jobs = [*own, *others]
     surveys: list[Survey] = []
     problems: dict[str, str] = {}
     try:
@@ -41,7 +44,8 @@ async def overview(
         run = last[0] if last else {}
         survey = surveys[number] if surveys else None
         rows.append({
-            "job": job.name, "next_tick": job.calendar.next_after(now_ms),
+            "job": job.name, "here": number < len(own),
+            "next_tick": job.calendar.next_after(now_ms),
             "owner": survey.owner if survey else None,
             "paused": survey.paused if survey else None, **pause_of(survey, now_ms),
             "last_tick": run.get("tick"), "state": run.get("state"),
@@ -53,7 +57,13 @@ async def overview(
         up["database"] = "none"
     known = channels is not None and "database" not in problems
     deliveries = await channels.status() if channels is not None and known else []
-    return {**up, "problems": list(problems.values()), "jobs": rows, "deliveries": deliveries}
+    return {
+        **up,
+        "servers_up": servers_up,
+        "problems": list(problems.values()),
+        "jobs": rows,
+        "deliveries": deliveries,
+    }
 
 
 def pause_of(survey: Survey | None, now_ms: float) -> dict[str, Any]:
