@@ -115,12 +115,12 @@ class Runner:
         wanted = tick if origin in ("schedule", "sweep") else -1
         try:
             claim = await self._locks.claim(
-                job.lock_key, wanted, job.ttl_ms, lease_ms=self._lease_of(job)
+                job.lock_key, wanted, job.ttl_ms, lease_ms=self._lease_of(job), reserve=job.reserve
             )
         except LockUnavailable as error:
             if not self.redis_is_told():
                 self._note(job, failed=str(error))
-            if job.on_redis_down == "skip":
+            if not job.runs_without_redis(self._locks.margin_ms):
                 return Outcome("skipped", "redis-down", detail=str(error))
             return await self._run_without_redis(job, tick, origin, asked)
         match claim:
