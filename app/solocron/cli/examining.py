@@ -28,6 +28,7 @@ from solocron.limits import LIMITS
 from solocron.locks.cluster import make_link
 from solocron.locks.link import RedisLink
 from solocron.service import Solocron
+from solocron.storage.engine import Database
 
 _ASKED = 20
 _WITHIN_S = 10.0
@@ -175,11 +176,21 @@ async def _stored(
         ahead_ms = clock.real_ms(sent_ms) + took_ms / 2 - theirs_ms
     rows = await _rows(cron, jobs)
     dead = await cron.parts.deliveries.count_dead(MOST_DEAD)
-    kind = ""
+    kind = unwritable = ""
     if database.dialect == "sqlite":
+        unwritable = await _unwritable(database)
         url = cron.settings.database_url.get_secret_value()
         kind = await asyncio.to_thread(_file_system, make_url(url).database or "")
-    return DatabaseFacts(database.dialect, answers_ms, ahead_ms, kind), rows, dead
+    return DatabaseFacts(database.dialect, answers_ms, ahead_ms, kind, unwritable), rows, dead
+
+
+async def _unwritable(database: Database) -> str:
+    """Why no transaction that writes can begin, within SQLite's time for that; '' if one can."""
+    try:
+        async with database.begin():
+            return ""
+    except StorageUnavailable as error:
+        return str(error)
 
 
 def _durations(rows: Rows) -> list[int]:
