@@ -110,6 +110,7 @@ def effect_job(cron: Solocron, options: dict[str, Any]) -> Job:
         catch_up_ms=int(cron.settings.catch_up * 1000),
         overlap=options.get("overlap", "queue"),
         attempts=options.get("attempts", 3),
+        reserve=True,
         on_redis_down=options.get("on_redis_down", "run"),
     )
 

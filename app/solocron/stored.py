@@ -153,6 +153,7 @@ def store_jobs(
             body=kind(stored.stores, clock, stored.relay.publish, batch=settings.batch),
             ttl_ms=int(getattr(settings, f"{field}_ttl") * 1000),
             ping=url.get_secret_value() if (url := getattr(settings, f"{field}_ping")) else "",
+            reserve=True,
             **policies,
         )
         for field, kind in bodies

@@ -316,6 +316,5 @@ def policies(settings: Settings) -> dict[str, Any]:
     return {
         "environment": settings.environment,
         "catch_up_ms": int(settings.catch_up * 1000),
-        # Without Redis each older server runs each tick: none is needed here.
-        "on_redis_down": "skip" if settings.reserve else settings.on_redis_down,
+        "on_redis_down": settings.on_redis_down,
     }

@@ -72,6 +72,10 @@ class Fleet:
     def raised(self, worker: int) -> list[str]:
         return [each.name for each in self.workers[worker].parts.alerts.current()]
 
+    async def all_raised(self, name: str) -> bool:
+        """Whether it is raised at each worker."""
+        return all(name in self.raised(each) for each in range(len(self.workers)))
+
     async def knows_of(self, workers: int) -> bool:
         """Whether so many are on the board."""
         return len(await self.workers[0].parts.board.workers()) == workers

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from test_web import put, token
 from browsing import browser_page, shows
 from conftest import RedisServer
 from proxy import Proxy
+from solocron.locks.keys import fleet_key
 from solocron.locks.manager import LockManager
 from solocron.settings import load
+from solocron.storage.alerts import Alert, AlertTable
 
 __all__ = ["calm"]
 
@@ -129,6 +133,30 @@ async def test_a_locks_time_runs_down_and_the_lock_is_deleted(here: World) -> No
             await page.click("#yes")
             await shows(page, "document.getElementById('held').innerText.trim()", "None.")
         assert not await other.is_locked("cron:slow")
+
+
+async def test_a_silent_worker_is_not_said_to_reach_anything_and_a_warning_is_no_alarm(
+    here: World, own_redis: RedisServer
+) -> None:
+    mine = here.cron.parts.board.presence()
+    assert mine is not None
+    told = {
+        **asdict(mine),
+        "seen_ms": mine.seen_ms - 23 * 3_600_000,
+        "redis": "up",
+        "database": "up",
+    }
+    key = fleet_key(load().environment, "workers")
+    own_redis.cli("HSET", key, "gone:1:abc", json.dumps(told))
+    warning = Alert("dead-letters", "", 1, "1 was given up", "warning", 1)
+    assert await AlertTable(here.cron.parts.database).take(warning, 60_000)
+    row = "[...document.querySelectorAll('#fleet tr')].find(e => e.innerText.includes('gone:1'))"
+    async with dashboard(here) as page:
+        cells = f"[...{row}.querySelectorAll('[data-label=Redis],[data-label=Database]')]"
+        assert await page.evaluate(f"{cells}.map(e => e.innerText + e.className)") == ["-quiet"] * 2
+        colour = "getComputedStyle(document.querySelector('.alert{}')).borderLeftColor"
+        await shows(page, "document.querySelectorAll('.alert.warns').length", 1)
+        assert await page.evaluate(f"{colour.format('.warns')} != {colour.format(':not(.warns)')}")
 
 
 async def test_notifications_come_live_and_as_text(here: World) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +177,33 @@ async def test_a_user_who_may_not_ask_redis_is_told_what_is_not_known(
     own_redis.cli("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     _, found = await examined(cli, REDIS_URL=url)  # without CONFIG
     assert any("allkeys-lru" in each["text"] for each in found["findings"])
+
+
+async def test_a_redis_that_was_just_started_is_not_said_to_have_no_server(
+    cli: Cli, own_redis: RedisServer
+) -> None:
+    own_redis.stop()
+    own_redis.start()
+    _, found = await examined(cli, SOLOCRON_SWEEP="60")
+    (said,) = [each for each in found["findings"] if each["about"] == "servers"]
+    assert said["severity"] == "warning" and "knows no server yet" in said["text"]
+    assert re.fullmatch(r"ask again in \d+ s", said["remedy"])
+
+
+async def test_an_sqlite_file_that_somebody_keeps_locked(
+    tmp_path: Path, own_redis: RedisServer
+) -> None:
+    file = tmp_path / "locked.db"
+    cli = Cli(tmp_path, {"REDIS_URL": own_redis.url, "DATABASE_URL": f"sqlite:///{file}"})
+    assert (await cli("migrate")).code == 0
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        code, found = await examined(cli)
+        assert (code, found["database"]) == (1, "up")
+        (said,) = [each for each in found["findings"] if "nothing can be written" in each["text"]]
+        assert said["severity"] == "error" and "is locked" in said["text"]
+        assert "fuser" in said["remedy"]
+        other.execute("ROLLBACK")
+    _, found = await examined(cli)
+    assert not [each for each in found["findings"] if "written" in each["text"]]
+    await cli.close()

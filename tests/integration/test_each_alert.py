@@ -308,3 +308,21 @@ async def test_each_silent_worker_is_told_and_a_redis_that_forgets_them_ends_non
         stack.push_async_callback((await Worker.start(**options)).stop)
         await here.hears(*raised, *over)
         await until(here.is_calm)
+
+
+async def test_of_locks_that_cannot_be_had_for_a_redis_that_is_away_nothing_more_is_told(
+    calm: pytest.MonkeyPatch, http: HttpServer, own_redis: RedisServer, postgres_url: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    calm.setenv("REDIS_URL", own_redis.url)
+    calm.setenv("DATABASE_URL", postgres_url)
+    async with fleet(http, *both()) as here:
+        own_redis.stop()
+        await here.hears("alarm redis-down -")
+        await until(lambda: here.all_raised("redis-down"))
+        tick = int(SystemClock().now_ms())
+        for later in range(ALARM_AFTER + 1):
+            for worker in (0, 1):
+                await here.run(worker, tick + later)
+        await here.silent("alarm redis-down -")
+    assert "failed to get its lock" not in caplog.text

@@ -21,6 +21,7 @@ KEY = "cron:night"
 HOUR = 3_600_000
 MARGIN = 2_000
 LONG = 60_000
+SWEEP_S = 5
 
 
 @pytest.fixture
@@ -165,30 +166,49 @@ async def test_every_key_it_sets_has_a_ttl(locks: LockManager, redis_server: Red
     assert all(int(redis_server.cli("pttl", key)) > 0 for key in keys)
 
 
-def job(schedule: str, name: str = "night") -> Job:
+def job(schedule: str, name: str = "night", reserve: bool = True) -> Job:
     async def body(run: object) -> None: ...
 
-    return Job(name=name, calendar=Calendar(schedule), body=body)
+    return Job(name=name, calendar=Calendar(schedule), body=body, reserve=reserve)
 
 
 async def test_what_is_ours_is_said_once_and_so_is_what_can_never_be(
     locks: LockManager, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "solocron.cron")
-    reserving = Reserving(locks, SystemClock(), LONG)
-    jobs = [job("0 0 1 1 *"), job("* * * * * *", "often")]
+    reserving = Reserving(locks, SystemClock(), SWEEP_S)
+    jobs = [job("0 0 1 1 *"), job("* * * * * *", "often"), job("* * * * * *", "new", reserve=False)]
     for _ in range(3):
         await reserving.sweep(jobs)
     redis_server.cli("set", KEY, "locked", "PX", "60000")
     await reserving.sweep(jobs)
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
         "The night cron is run by these servers only from now on",
-        "The often cron is never run here",
+        "The often cron may not be run here while its ticks are 1.0 s apart",
         "The night cron is left to the older servers until its lock can be reserved.",
     ]
 
 
+async def test_how_far_ticks_must_be_apart_is_computed(
+    locks: LockManager, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for key in ("five", "fifteen"):
+        redis_server.cli("set", f"cron:{key}", "locked", "PX", "60000")  # none is reserved now
+    reserving = Reserving(locks, SystemClock(), SWEEP_S)
+    await reserving.sweep([job("*/5 * * * * *", "five"), job("*/15 * * * * *", "fifteen")])
+    (said,) = [each.getMessage() for each in caplog.records]
+    assert said.startswith("The five cron may not") and "from more than 10.0 s on" in said
+
+
+async def test_a_job_that_older_servers_do_not_have_needs_no_reservation(
+    locks: LockManager, redis_server: RedisServer
+) -> None:
+    await Reserving(locks, SystemClock(), SWEEP_S).sweep([job("0 0 1 1 *", reserve=False)])
+    assert redis_server.cli("keys", "*") == ""
+    assert isinstance(await locks.claim(KEY, now_ms(), LONG, reserve=False), Granted)
+
+
 async def test_without_the_setting_nothing_is_reserved(redis_server: RedisServer) -> None:
     async with LockManager(redis_server.url) as locks:
-        await Reserving(locks, SystemClock(), LONG).sweep([job("0 0 1 1 *")])
+        await Reserving(locks, SystemClock(), SWEEP_S).sweep([job("0 0 1 1 *")])
     assert theirs(redis_server)

@@ -133,6 +133,27 @@ async def test_a_job_may_skip_while_redis_is_down(
     assert (outcome.state, outcome.reason) == ("skipped", "redis-down")
 
 
+@pytest.mark.parametrize("reserve", [True, False])
+async def test_while_there_are_older_servers_only_the_jobs_that_they_have_are_held_back(
+    own_redis: RedisServer, database: Database | None, reserve: bool
+) -> None:
+    async def body(run: Run) -> None: ...
+
+    async with LockManager(
+        own_redis.url, clock=SystemClock(), deadline_s=0.2, margin_ms=2000
+    ) as locks:
+        one, what = runner(locks, database), job(body, reserve=reserve)
+        with_redis = await one.run_tick(what, latest())
+        own_redis.stop()
+        without = await one.run_tick(what, latest())
+    if reserve:
+        assert (with_redis.state, with_redis.reason) == ("skipped", "held")
+        assert (without.state, without.reason) == ("skipped", "redis-down")
+    else:
+        assert with_redis.state == "succeeded"
+        assert without.reason != "redis-down"  # the ledger was asked
+
+
 async def test_a_cancelled_run_is_handed_over(
     locks: LockManager, database: Database | None
 ) -> None:

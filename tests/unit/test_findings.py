@@ -180,6 +180,11 @@ def test_servers_that_are_not_as_they_should_be(
     one(of_workers(workers, [nightly()], NOW, SILENT_MS), severity, text)
 
 
+def test_a_redis_that_was_just_started_knows_no_server_yet() -> None:
+    one(of_workers([], [], NOW, SILENT_MS, 3.2), "warning", "started 3 s ago and knows no server")
+    one(of_workers([], [], NOW, SILENT_MS, 17.0), "error", "none is up")
+
+
 def test_servers_that_are_well() -> None:
     assert brief(of_workers(TWO, [nightly()], NOW, SILENT_MS)) == []
     starting = worker(started_ms=NOW - 1500, redis="down", database="down")  # its first word

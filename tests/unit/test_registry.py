@@ -165,3 +165,10 @@ def test_what_is_no_schedule_is_told_how_one_is_written(registry: Registry, sche
     with pytest.raises(ConfigError, match=r"five fields, .*or six with seconds first") as wrong:
         registry.job(schedule)(nightly_report)
     assert "'nightly-report'" in str(wrong.value)
+
+
+def test_which_jobs_older_servers_have_is_said_of_each(registry: Registry) -> None:
+    theirs = made(registry, reserve=True)
+    registry.job("* * * * *", name="new")(nightly_report)
+    assert not theirs.runs_without_redis(2000) and theirs.runs_without_redis(0)
+    assert registry["new"].runs_without_redis(2000)

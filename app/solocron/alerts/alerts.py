@@ -46,6 +46,7 @@ class Alerts:
         self._seen = 1  # alerts of the fleet, as far as known: look into the database at the start
         runner.journal.listen(self._note)
         runner.alarmed.append(self._note_lock)
+        runner.redis_is_told = lambda: ("redis-down", "") in self._rules.raised
 
     def current(self) -> list[Alert]:
         """The alerts this worker has raised, oldest first."""

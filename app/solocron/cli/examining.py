@@ -4,6 +4,7 @@ each within a time limit, and changes nothing."""
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,7 @@ from solocron.limits import LIMITS
 from solocron.locks.cluster import make_link
 from solocron.locks.link import RedisLink
 from solocron.service import Solocron
+from solocron.storage.engine import Database
 
 _ASKED = 20
 _WITHIN_S = 10.0
@@ -37,13 +39,15 @@ _ORDER = ("error", "warning", "note")
 
 async def examine(cron: Solocron) -> dict[str, Any]:
     """Whether Redis and the database are up, and the findings, the worst first."""
-    redis, workers, up = await _redis(cron)
+    redis, workers, up_s = await _redis(cron)
+    up = up_s is not None
     jobs = {**cron.inquiry.others(workers), **cron.jobs}
     database, rows, state = await _database(cron, list(jobs), workers)
     now_ms = cron.parts.clock.now_ms()
     found = [*redis, *database, *of_settings(cron.settings)]
-    if up:
-        found += of_workers(workers, list(jobs.values()), now_ms, cron.inquiry.silent_ms)
+    if up_s is not None:
+        silent_ms = cron.inquiry.silent_ms
+        found += of_workers(workers, list(jobs.values()), now_ms, silent_ms, up_s)
     for name, job in jobs.items():
         ours, ran = name in cron.jobs, rows.get(name, ())
         found += of_runs(name, ran)
@@ -59,21 +63,26 @@ async def examine(cron: Solocron) -> dict[str, Any]:
 # -- Redis -------------------------------------------------------------------------------------
 
 
-async def _redis(cron: Solocron) -> tuple[list[Finding], Sequence[Presence], bool]:
+async def _redis(cron: Solocron) -> tuple[list[Finding], Sequence[Presence], float | None]:
+    """What is wrong with it, the servers it knows, and for how long it has been up, as far as it
+    says so (s); None: it is down."""
     settings = cron.settings
     link = make_link(settings.redis, clock=cron.parts.clock, deadline_s=settings.redis_deadline)
     found: list[Finding] = []
+    up_s = math.inf
     try:
         async with asyncio.timeout(_WITHIN_S):
             servers = await link.servers()
             for number, each in enumerate(servers):
                 name = f"{number + 1} of {len(servers)}" if len(servers) > 1 else ""
-                found += of_redis(await _of_server(cron, each, name), settings)
-            return found, await cron.parts.board.workers(), True
+                facts = await _of_server(cron, each, name)
+                up_s = min(up_s, float(facts.info.get("uptime_in_seconds", "inf")))
+                found += of_redis(facts, settings)
+            return found, await cron.parts.board.workers(), up_s
     except (LockUnavailable, TimeoutError) as error:
         text = str(error) or f"it gave no answer within {_WITHIN_S:g} s"
         remedy = "start it, or see REDIS_URL, its password and the network between"
-        return [Finding("redis", "error", text, remedy)], (), False
+        return [Finding("redis", "error", text, remedy)], (), None
     finally:
         await link.close()
 
@@ -167,11 +176,21 @@ async def _stored(
         ahead_ms = clock.real_ms(sent_ms) + took_ms / 2 - theirs_ms
     rows = await _rows(cron, jobs)
     dead = await cron.parts.deliveries.count_dead(MOST_DEAD)
-    kind = ""
+    kind = unwritable = ""
     if database.dialect == "sqlite":
+        unwritable = await _unwritable(database)
         url = cron.settings.database_url.get_secret_value()
         kind = await asyncio.to_thread(_file_system, make_url(url).database or "")
-    return DatabaseFacts(database.dialect, answers_ms, ahead_ms, kind), rows, dead
+    return DatabaseFacts(database.dialect, answers_ms, ahead_ms, kind, unwritable), rows, dead
+
+
+async def _unwritable(database: Database) -> str:
+    """Why no transaction that writes can begin, within SQLite's time for that; '' if one can."""
+    try:
+        async with database.begin():
+            return ""
+    except StorageUnavailable as error:
+        return str(error)
 
 
 def _durations(rows: Rows) -> list[int]:

@@ -63,12 +63,13 @@ class RedisFacts:
 @dataclass(frozen=True)
 class DatabaseFacts:
     """The database: how long answers took (ms), and of SQLite the kind of its file system ('': not
-    known, or no SQLite)."""
+    known, or no SQLite), and why nothing can be written ('': it can)."""
 
     dialect: str
     answers_ms: Sequence[float] = ()
     ahead_ms: float = 0.0
     file_system: str = ""
+    unwritable: str = ""
 
 
 def p95(values: Sequence[float]) -> float:
@@ -209,6 +210,14 @@ def of_database(
 ) -> Iterator[Finding]:
     """What is wrong with the database."""
     yield from _skew("database", facts.ahead_ms, settings)
+    if facts.unwritable:
+        yield Finding(
+            "database",
+            "error",
+            f"nothing can be written, so runs wait: {facts.unwritable}",
+            "end the process that holds its write lock (`fuser -v` names those that have the file "
+            "open), and keep other writers' transactions short",
+        )
     if facts.answers_ms and (took := p95(facts.answers_ms)) > _SLOW_DATABASE_MS:
         yield Finding(
             "database",

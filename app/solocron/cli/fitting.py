@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -27,12 +28,21 @@ _STARTING_MS = 2_000  # the first word of a server, before it has reached anythi
 
 
 def of_workers(
-    workers: Sequence[Presence], jobs: Sequence[Job], now_ms: float, silent_ms: float
-) -> Iterator[Finding]:
-    """What is wrong with the servers, as they tell of themselves."""
+    workers: Sequence[Presence], jobs: Sequence[Job], now_ms: float, silent_ms: float,
+    redis_up_s: float = math.inf,
+) -> Iterator[Finding]:  # fmt: skip
+    """What is wrong with the servers, as they tell of themselves, in a Redis that was started
+    `redis_up_s` ago."""
     silent = {each.worker for each in workers if is_silent(each, now_ms, silent_ms)}
     alive = [each for each in workers if each.worker not in silent]
-    if not alive:
+    if not workers and redis_up_s * 1000 < silent_ms:
+        yield Finding(
+            "servers",
+            "warning",
+            f"Redis was started {redis_up_s:.0f} s ago and knows no server yet",
+            f"ask again in {silent_ms / 1000 - redis_up_s:.0f} s",
+        )
+    elif not alive:
         yield Finding("servers", "error", "none is up: nothing runs", "start some: solocron serve")
     elif len(alive) == 1:
         yield Finding(

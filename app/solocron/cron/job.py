@@ -52,6 +52,8 @@ class Job:
     `overlap`: what becomes of a tick that comes due while the previous one runs: `skip` it, or
     `queue` it.
     `on_redis_down`: `run` (the ledger arbitrates) or `skip`.
+    `reserve`: the JavaScript version's servers have it, too: while SOLOCRON_RESERVE says that there
+    are some, its lock is kept from them.
     `jitter_ms`: its runs begin up to so much after their ticks, all by one delay that is made of
     the job's name: jobs of one schedule do not begin at once, and all servers agree.
     `attempts`: how often a run is tried; `backoff_ms` before the second, doubling up to 5 minutes.
@@ -71,6 +73,7 @@ class Job:
     jitter_ms: int = 0
     overlap: Literal["skip", "queue"] = "skip"
     on_redis_down: Literal["run", "skip"] = "run"
+    reserve: bool = False
     attempts: int = 3
     backoff_ms: int = 1_000
     expected_ms: int = 0
@@ -130,6 +133,11 @@ class Job:
             return 0
         digest = hashlib.blake2b(self.name.encode(), digest_size=8).digest()
         return int.from_bytes(digest) % self.jitter_ms
+
+    def runs_without_redis(self, margin_ms: int) -> bool:
+        """Whether the ledger decides while Redis is away. Not while there may be older servers with
+        it (`margin_ms`): each of them runs each tick then, so that none is needed here."""
+        return self.on_redis_down == "run" and not (self.reserve and margin_ms)
 
     @property
     def every(self) -> bool:

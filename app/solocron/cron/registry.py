@@ -32,6 +32,7 @@ class JobOptions(TypedDict, total=False):
     `attempts`: how often a run is tried (3 unless said); `backoff`: the pause before the second
     (1 s unless said), from then on twice the one before, up to 5 minutes.
     `on_redis_down`: whether to `run` or `skip` while Redis is away (SOLOCRON_ON_REDIS_DOWN).
+    `reserve`: the JavaScript version's servers have it, too (see SOLOCRON_RESERVE).
     `expected`: a run that takes longer is an alert.
     `jitter`: its runs begin up to so much after their ticks, by a delay made of the job's name.
     `params`: its parameters (JSON values) and what they are unless a run by hand says otherwise.
@@ -48,6 +49,7 @@ class JobOptions(TypedDict, total=False):
     attempts: int
     backoff: timedelta
     on_redis_down: Literal["run", "skip"] | None
+    reserve: bool
     expected: timedelta | None
     jitter: timedelta | None
     params: Mapping[str, Any] | None
@@ -58,7 +60,7 @@ _DURATIONS = {
     "ttl": "ttl_ms", "lease": "lease_ms", "catch_up_window": "catch_up_ms",
     "backoff": "backoff_ms", "expected": "expected_ms", "jitter": "jitter_ms",
 }  # fmt: skip
-_AS_THEY_ARE = ("catch_up", "overlap", "attempts", "on_redis_down", "params", "ping")
+_AS_THEY_ARE = ("catch_up", "overlap", "attempts", "on_redis_down", "reserve", "params", "ping")
 _MOST_DURATION_S = 10**9
 
 

@@ -4,7 +4,7 @@ One that comes a little late to a tick of milliseconds finds it unlocked, and ru
 would a server of ours after one of theirs. While SOLOCRON_RESERVE says that there may be such
 servers, ours keep each lock between its runs, too, from a moment on at which no tick was or will be
 near: the ticks before it are theirs, all others ours. They get the lock again when the last of ours
-has been gone for some seconds.
+has been gone for some seconds. Jobs that they do not have (not `Job.reserve`) need none of that.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ log = logging.getLogger("solocron.cron")
 
 
 class Reserving:
-    """Keeps the locks of jobs reserved for `reserved_ms` after each `sweep`; does nothing where the
-    lock manager has no margin."""
+    """Keeps the locks of jobs that older servers have reserved at each `sweep`, which comes every
+    `sweep_s`, until some are missed; does nothing where the lock manager has no margin."""
 
-    def __init__(self, locks: LockManager, clock: Clock, reserved_ms: int) -> None:
+    def __init__(self, locks: LockManager, clock: Clock, sweep_s: float) -> None:
         self._locks = locks
         self._clock = clock
-        self._reserved_ms = reserved_ms
+        self._reserved_ms = int(sweep_s * 3000) + 2000
+        self._sure_ms = 2 * locks.margin_ms + sweep_s * 1200  # as far apart as sweeps can be
         self._ours: set[str] = set()
         self._warned: set[str] = set()
 
     async def sweep(self, jobs: Sequence[Job]) -> None:
         """Reserve each job's lock, or keep it so. Raises LockUnavailable."""
+        jobs = [job for job in jobs if job.reserve]
         if not self._locks.margin_ms or not jobs:
             return
         now = self._clock.now_ms()
@@ -55,11 +57,12 @@ class Reserving:
 
     def _warn_of_ticks_too_close(self, job: Job, last: float, following: float) -> None:
         apart_ms = self._clock.real_ms(following) - self._clock.real_ms(last)
-        if apart_ms > 2 * self._locks.margin_ms or job.name in self._warned:
+        if apart_ms > self._sure_ms or job.name in self._warned:
             return
         self._warned.add(job.name)
         log.warning(
-            "The %s cron is never run here: its ticks are %.1f s apart, and its lock is reserved "
-            "when none is near: set SOLOCRON_RESERVE to less than half of that.", job.title,
-            apart_ms / 1000, extra={"job": job.name},
+            "The %s cron may not be run here while its ticks are %.1f s apart: its lock is "
+            "reserved at a sweep that none is near, which is sure only from more than %.1f s "
+            "on: twice SOLOCRON_RESERVE and 1.2 times SOLOCRON_SWEEP: set them lower.", job.title,
+            apart_ms / 1000, self._sure_ms / 1000, extra={"job": job.name},
         )  # fmt: skip

@@ -44,7 +44,8 @@ class Runner:
     The `journal` gets an entry of each tick that is tried here, and of those that were missed.
     `under_way` are the runs whose bodies run here, by job and tick; `begun` are called with the job
     when one begins, `alarmed` with its name and what is wrong with its lock, and with None once
-    that is over: they must not raise.
+    that is over: they must not raise. While `redis_is_told` says that it is told that Redis is
+    away, no lock that cannot be had for it is.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Runner:
         self.under_way = self._attempts.under_way
         self.begun = self._attempts.begun
         self.alarmed: list[Callable[[str, str | None], None]] = []
+        self.redis_is_told: Callable[[], bool] = lambda: False
         self.journal = Journal()
 
     async def run_tick(
@@ -113,11 +115,12 @@ class Runner:
         wanted = tick if origin in ("schedule", "sweep") else -1
         try:
             claim = await self._locks.claim(
-                job.lock_key, wanted, job.ttl_ms, lease_ms=self._lease_of(job)
+                job.lock_key, wanted, job.ttl_ms, lease_ms=self._lease_of(job), reserve=job.reserve
             )
         except LockUnavailable as error:
-            self._note(job, failed=str(error))
-            if job.on_redis_down == "skip":
+            if not self.redis_is_told():
+                self._note(job, failed=str(error))
+            if not job.runs_without_redis(self._locks.margin_ms):
                 return Outcome("skipped", "redis-down", detail=str(error))
             return await self._run_without_redis(job, tick, origin, asked)
         match claim:

@@ -47,7 +47,7 @@ class Scheduler:
         self._ledger = ledger
         self._clock = clock
         self._sweep_s = sweep_s
-        self._reserving = Reserving(locks, clock, int(sweep_s * 3000) + 2000)
+        self._reserving = Reserving(locks, clock, sweep_s)
         self._triggers: list[Trigger] = []
         self._running: dict[asyncio.Task[Outcome], Job] = {}
         self._by_hand: set[asyncio.Task[Any]] = set()
@@ -165,7 +165,8 @@ class Scheduler:
         try:
             surveys = await self._locks.survey([job.lock_key for job in jobs])
         except LockUnavailable:
-            await self._sweep_ledger([job for job in jobs if job.on_redis_down == "run"])
+            margin = self._locks.margin_ms
+            await self._sweep_ledger([job for job in jobs if job.runs_without_redis(margin)])
             return
         await self._reserving.sweep(jobs)
         now = self._clock.now_ms()

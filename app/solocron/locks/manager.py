@@ -168,14 +168,15 @@ class LockManager:
             await self.release(claim.lease)
 
     async def claim(
-        self, key: str, tick: int, ttl_ms: int, *, lease_ms: int | None = None
+        self, key: str, tick: int, ttl_ms: int, *, lease_ms: int | None = None, reserve: bool = True
     ) -> Claim:
         """Ask for one tick (UTC epoch ms) of a job in one round trip; a grant is renewed until
-        `release`. A tick ahead of Redis's clock is `Early`. Raises LockUnavailable or LockReadOnly,
-        which never mean "held"."""
+        `release`. `reserve`: older servers have the job, too (see `margin_ms`). A tick ahead of
+        Redis's clock is `Early`. Raises LockUnavailable or LockReadOnly, which never mean "held".
+        """
         ttl = check_ttl(ttl_ms)
         lease = min(ttl, check_ttl(lease_ms or self._lease_ms, "lease_ms"))
-        claim = await self._claim(key, self.new_token(tick), tick, ttl, lease)
+        claim = await self._claim(key, self.new_token(tick), tick, ttl, lease, reserve)
         if isinstance(claim, Granted):
             self._keep(claim.lease)
         return claim
@@ -198,7 +199,9 @@ class LockManager:
             log.info("release of %s is unknown: %s", lease.key, error)
             return False
 
-    async def _claim(self, key: str, token: str, tick: int, ttl: int, lease: int) -> Claim:
+    async def _claim(
+        self, key: str, token: str, tick: int, ttl: int, lease: int, reserve: bool = True
+    ) -> Claim:
         mine = self._held.get(key)
         if tick < 0 and mine is not None and (left_s := mine.left_s()) > 0:  # as Redis would say
             held = Held(mine.token, int(left_s * 1000))
@@ -206,7 +209,9 @@ class LockManager:
             return held
         beside = companions(check_key(key))
         sent_at, sent_ms = self._clock.monotonic(), self._clock.now_ms()
-        since = int(self._clock.real_ms(tick)) - self.margin_ms if self.margin_ms else ""
+        since = (
+            int(self._clock.real_ms(tick)) - self.margin_ms if reserve and self.margin_ms else ""
+        )
         keys = (key, beside.alive, beside.settled, beside.paused, beside.older, beside.reserved)
         args = (token, ttl, lease, tick, self.skew.opens_ms(tick), self._keep_ms, since)
         try:

@@ -260,6 +260,7 @@ def _quiet(settings: Settings, database_url: str, redis_url: str | None) -> Sett
             "redis_cluster": settings.redis_cluster and redis_url is not None,
             "redis_deadline": settings.redis_deadline if redis_url else 0.05,
             "environment": f"virtual-{uuid.uuid4().hex[:12]}",
+            "reserve": 0.0,
             "notify_urls": None, "alert_urls": None,
             "store_auto_close_ping": None, "store_open_reminder_ping": None,
         }
