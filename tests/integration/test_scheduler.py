@@ -560,6 +560,16 @@ async def test_a_redis_that_forgets_has_its_servers_run_nothing_again(
     assert (ran.ticks, others.ticks) == ([START], [START + 30 * MINUTE])
 
 
+async def test_a_server_without_jobs_knows_whether_redis_is_there(
+    redis_server: RedisServer, sqlite_url: str
+) -> None:
+    async with LockManager(redis_server.url) as locks, fresh_database(sqlite_url) as database:
+        clock, ledger = SystemClock(), ledger_of(database, locks, SystemClock())
+        runner = Runner(locks=locks, ledger=ledger, clock=clock, owner="w", lease_ms=5000)
+        await Scheduler([], runner=runner, locks=locks, ledger=ledger, clock=clock).sweep()
+        assert locks.link.is_up
+
+
 async def test_two_jobs_of_one_name_are_refused(redis_server: RedisServer, migrated: str) -> None:
     with pytest.raises(ConfigError, match="'one'"):
         async with server(redis_server.url, migrated, SystemClock(), job(Ran()), job(Ran(), "one")):

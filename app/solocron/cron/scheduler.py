@@ -25,6 +25,8 @@ log = logging.getLogger("solocron.cron")
 
 _T = TypeVar("_T")
 
+_NOBODYS = "cron:*"  # no job has such a name
+
 
 class Scheduler:
     """Hosts the jobs on this event loop. `sweep_s` is the pause between sweeps in s; for three of
@@ -162,6 +164,9 @@ class Scheduler:
     async def sweep(self) -> None:
         """Look once at every job: one Redis round trip, or the ledger while Redis is down."""
         jobs = list(self._jobs.values())
+        if not jobs:
+            await self._locks.is_locked(_NOBODYS)  # to know whether Redis is there
+            return
         try:
             surveys = await self._locks.survey([job.lock_key for job in jobs])
         except LockUnavailable:
