@@ -124,7 +124,16 @@ async def test_redis_connection_issues(cli: Cli, shell: Shell, own_redis: RedisS
 
 @pytest.mark.alone
 async def test_jobs_not_running(cli: Cli, shell: Shell, own_redis: RedisServer) -> None:
-    cli.variables["SOLOCRON_CATCH_UP"] = "604800"  # whatever time it is, the newest tick is open
+    cli.variables |= {
+        "SOLOCRON_CATCH_UP": "604800",  # whatever time it is, the newest tick is open
+        "SOLOCRON_SWEEP": "0.3",
+    }
+
+    async def is_old_enough() -> bool:  # a Redis that was just started knows no server yet
+        info = own_redis.cli("INFO", "server")
+        return int(re.findall(r"uptime_in_seconds:(\d+)", info)[0]) > 3
+
+    await until(is_old_enough)
     async with running(cli, own_redis):
         await shell.check("3. Jobs not running")
 
