@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, event, insert, select
 
 from conftest import RedisServer
 from ledgers import NONE, ledger_at
@@ -55,6 +55,35 @@ async def test_migrations_and_tables_agree(database: Database) -> None:
     assert await database.is_ready()
     async with database.connect() as connection:
         assert await connection.run_sync(differences) == []
+
+
+async def migrated_until(url: str, turn: int) -> bool:
+    """Migrate, and cancel that at its statement number `turn`; whether it has so many."""
+    database, left = Database(url), turn
+    migrating = asyncio.create_task(database.migrate())
+
+    def cancel(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            migrating.cancel()
+
+    event.listen(database._engine.sync_engine, "before_cursor_execute", cancel)
+    await asyncio.wait([migrating])
+    await database.close()
+    assert left > 0 or migrating.cancelled(), turn
+    if left > 0:
+        migrating.result()
+    return left <= 0
+
+
+async def test_a_migration_that_is_cancelled_at_any_statement_is_cancelled(
+    sqlite_url: str,
+) -> None:
+    turn = 1
+    while await migrated_until(f"{sqlite_url}.{turn}", turn):
+        turn += 1
+    assert turn > 50
 
 
 async def test_workers_that_migrate_together_agree(database_url: str) -> None:

@@ -215,12 +215,12 @@ class Database:
         """Bring the schema to this release's. Safe when several workers start at once."""
         if self.dialect == "sqlite":
             async with self.begin(None) as connection:
-                await connection.run_sync(upgrade)
+                await upgrade(connection)
             return
         async with self.begin(None) as connection:
             await connection.execute(text("SET LOCAL lock_timeout = 0"))  # a migration may be long
             await connection.execute(text("SELECT pg_advisory_xact_lock(7305814426)"))
-            await connection.run_sync(upgrade)
+            await upgrade(connection)
 
     async def check(self) -> None:
         """Raise StorageUnavailable unless the database answers and has this release's schema."""

@@ -5,11 +5,14 @@ Alembic is imported when it is needed: most commands never do, and it takes a te
 
 from __future__ import annotations
 
+import asyncio
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import PendingRollbackError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.errors import StorageUnavailable
 
@@ -35,9 +38,19 @@ def head_revision() -> str:
     return head
 
 
-def upgrade(connection: Connection) -> None:
+async def upgrade(connection: AsyncConnection) -> None:
     """Apply what is missing, inside the caller's transaction. Raises StorageUnavailable for a
     schema this release does not know."""
+    try:
+        await connection.run_sync(_upgrade)
+    except PendingRollbackError:  # Alembic tidied up where a cancellation had cut a statement off
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError from None
+        raise
+
+
+def _upgrade(connection: Connection) -> None:
     from alembic import command
     from alembic.util import CommandError
 
