@@ -8,6 +8,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.storage import migrate
 from solocron.storage.counters import newest_seqs, next_seqs, next_seqs_unreminded
@@ -28,7 +29,10 @@ _BEFORE = (
 async def before(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Database:
     """A database of the release before, with two notifications."""
 
-    def upgrade(connection: Connection) -> None:
+    async def upgrade(connection: AsyncConnection) -> None:
+        await connection.run_sync(older)
+
+    def older(connection: Connection) -> None:
         config: Config = migrate._config()
         config.attributes["connection"] = connection
         command.upgrade(config, "0007")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -165,7 +166,8 @@ class Scheduler:
         """Look once at every job: one Redis round trip, or the ledger while Redis is down."""
         jobs = list(self._jobs.values())
         if not jobs:
-            await self._locks.is_locked(_NOBODYS)  # to know whether Redis is there
+            with suppress(LockUnavailable):  # its link has said so
+                await self._locks.is_locked(_NOBODYS)  # to know whether Redis is there
             return
         try:
             surveys = await self._locks.survey([job.lock_key for job in jobs])

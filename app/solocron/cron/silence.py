@@ -5,9 +5,10 @@ they would have left the board. Pure.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from solocron.cron.board import Presence
+if TYPE_CHECKING:
+    from solocron.cron.board import Presence
 
 SEE_WHY = "see whether it is gone, frozen or cut off from Redis"
 
