@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -127,6 +127,24 @@ def save(folder: Path, name: str, document: Mapping[str, Any], chart: str) -> No
         (folder / f"{name}.svg").write_text(chart)
     except OSError as error:
         raise BenchError(f"--results {str(folder)[:200]!r}: {error.strerror}") from None
+
+
+class Measured(Protocol):
+    """What a benchmark found."""
+
+    def document(self) -> dict[str, Any]: ...
+
+    def chart(self) -> str: ...
+
+
+def present(
+    console: Console, name: str, found: Measured, shown: Table, *, on: Mapping[str, Any],
+    folder: Path,
+) -> None:  # fmt: skip
+    """Print the machine it was measured on and the table, and save the rest. Raises BenchError."""
+    console.print(machine_line(on))
+    console.print(shown)
+    save(folder, name, {"bench": name, "machine": on, **found.document()}, found.chart())
 
 
 def conduct(name: str, work: Callable[[Say], None], report: Callable[[Console], None]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.common import Say, conduct, count, machine, machine_line, parser, save
+from benchmarks.common import Say, conduct, count, machine, parser, present
 from benchmarks.locks import counts
 from benchmarks.locks.measure import rounds, ways
 from benchmarks.locks.report import Findings
@@ -54,10 +54,8 @@ def main(arguments: Sequence[str]) -> int:
 
     def report(console: Console) -> None:
         if found.turns:
-            console.print(machine_line(before))
-            console.print(found.table(f"Cycles of acquire and release, medians of {times} turns"))
-            document = {"bench": "locks", "machine": before, **found.document()}
-            save(asked.results, "locks", document, found.chart())
+            shown = found.table(f"Cycles of acquire and release, medians of {times} turns")
+            present(console, "locks", found, shown, on=before, folder=asked.results)
 
     return conduct("locks", work, report)
 

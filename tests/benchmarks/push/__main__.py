@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.common import Say, conduct, count, machine, machine_line, parser, save
+from benchmarks.common import Say, conduct, count, machine, parser, present
 from benchmarks.push.measure import Pass, fan, idle_bytes, in_turn, resume
 from benchmarks.push.report import PEER, PRODUCT, Findings
 from benchmarks.push.swarm import allow_files
@@ -143,10 +143,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def report(console: Console) -> None:
         if found.rows():
-            console.print(machine_line(before))
-            console.print(found.table())
-            document = {"bench": "push", "machine": before, **found.document()}
-            save(options.results, "push", document, found.chart())
+            present(console, "push", found, found.table(), on=before, folder=options.results)
 
     return conduct("push", work, report)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from benchmarks.common import Say, conduct, count, machine, machine_line, parser, save
+from benchmarks.common import Say, conduct, count, machine, parser, present
 from benchmarks.common_world import world
 from benchmarks.stores.measure import Measure, Size
 from benchmarks.stores.report import Findings
@@ -58,10 +58,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def report(console: Console) -> None:
         if found.turns:
-            console.print(machine_line(before))
-            console.print(found.table())
-            document = {"bench": "stores", "machine": before, **found.document()}
-            save(asked.results, "stores", document, found.chart())
+            present(console, "stores", found, found.table(), on=before, folder=asked.results)
 
     return conduct("stores", work, report)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from benchmarks.common import Say, conduct, count, machine, machine_line, parser, save
+from benchmarks.common import Say, conduct, count, machine, parser, present
 from benchmarks.common_world import world
 from benchmarks.ticks.counts import per_tick
 from benchmarks.ticks.measure import Measure, Size
@@ -63,10 +63,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def report(console: Console) -> None:
         if found.turns:
-            console.print(machine_line(before))
-            console.print(found.table())
-            document = {"bench": "ticks", "machine": before, **found.document()}
-            save(asked.results, "ticks", document, found.chart())
+            present(console, "ticks", found, found.table(), on=before, folder=asked.results)
 
     return conduct("ticks", work, report)
 
