@@ -35,6 +35,13 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await database.close()
 
 
+def work_on(run: Run) -> None:
+    """What a body does until its lease is lost."""
+    while True:
+        run.ensure_leased()
+        time.sleep(0.01)
+
+
 class Server:
     """A server on a real Redis and database. `ran` is what its bodies noted, in order."""
 
@@ -115,9 +122,7 @@ async def test_a_run_is_lost_only_once_its_thread_has_ended(server: Server) -> N
     def body(run: Run) -> None:
         began.set()
         try:
-            while True:
-                run.ensure_leased()
-                time.sleep(0.01)
+            work_on(run)
         except LeaseLost:
             time.sleep(0.7)  # to put its things away
             server.ran.append("ended")
@@ -167,9 +172,7 @@ async def test_a_frozen_redis_ends_the_thread_by_its_deadline(
 
         def body(run: Run) -> None:
             began.set()
-            while True:
-                run.ensure_leased()
-                time.sleep(0.01)
+            work_on(run)
 
         running = asyncio.create_task(server.run(body))
         await asyncio.to_thread(began.wait, 10)
@@ -185,9 +188,7 @@ async def test_a_stop_asks_the_thread_to_end_and_gives_the_run_back(server: Serv
     def body(run: Run) -> None:
         began.set()
         try:
-            while True:
-                run.ensure_leased()
-                time.sleep(0.01)
+            work_on(run)
         finally:
             server.ran.append("ended")
 
