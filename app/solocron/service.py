@@ -57,7 +57,7 @@ class Solocron(ByHand):
         self.parts = build(settings, clock or SystemClock(), stores)
         self._jobs = Registry(
             zone=settings.timezone, policies=policies(settings),
-            kept_ms=int(max(settings.history, settings.catch_up) * 1000),
+            kept_ms=settings.kept_ms,
         )  # fmt: skip
         self._scheduler: Scheduler | None = None
         self._watchdog = Watchdog()
@@ -95,7 +95,7 @@ class Solocron(ByHand):
         settings, parts = self.settings, self.parts
         limits = Limits(
             silent_ms=settings.silent_ms,
-            kept_ms=int(max(settings.history, settings.catch_up) * 1000),
+            kept_ms=settings.kept_ms,
             catch_up_ms=int(settings.catch_up * 1000),
         )
         return Inquiry(

@@ -269,6 +269,11 @@ class Settings(BaseSettings):
         return int(self.sweep * 3000) + 2000
 
     @property
+    def kept_ms(self) -> int:
+        """For how many ms runs that ended are kept: the catch-up window needs them, too."""
+        return int(max(self.history, self.catch_up) * 1000)
+
+    @property
     def redis(self) -> str:
         """The Redis URL: REDIS_URL, else one made of host, port and password; of a cluster, if
         REDIS_CLUSTER says so."""
