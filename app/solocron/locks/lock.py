@@ -8,7 +8,7 @@ import random
 from contextlib import AsyncExitStack
 from types import TracebackType
 
-from solocron.errors import ConfigError, LockNotAcquired
+from solocron.errors import ConfigError
 from solocron.locks.keys import check_key, check_ttl
 from solocron.locks.lease import Lease
 from solocron.locks.manager import LockManager
@@ -58,9 +58,7 @@ class Lock:
             left = until - loop.time()
             if left <= 0:
                 assert isinstance(claim, Held)
-                raise LockNotAcquired(
-                    f"{self.key} is held by {claim.owner} for {claim.ttl_ms} ms more"
-                )
+                raise claim.refusal(self.key)
             await asyncio.sleep(min(left, _AGAIN_S * random.uniform(0.5, 1.5)))
 
     async def release(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 from redis.exceptions import NoScriptError
 
 from solocron.clock import Clock, SystemClock
-from solocron.errors import LockNotAcquired, LockReadOnly, LockUnavailable
+from solocron.errors import LockReadOnly, LockUnavailable
 from solocron.locks import scripts
 from solocron.locks.cluster import make_link
 from solocron.locks.keys import (
@@ -155,12 +155,10 @@ class LockManager:
 
         Raises LockNotAcquired (held), LockUnavailable, or LeaseLost out of the body.
         """
-        ttl = check_ttl(ttl_ms)
-        claim = await self._claim(key, self.new_token(), -1, ttl, min(ttl, self._lease_ms))
+        claim = await self.claim(key, -1, check_ttl(ttl_ms))
         if isinstance(claim, Held):
-            raise LockNotAcquired(f"{key} is held by {claim.owner} for {claim.ttl_ms} ms more")
+            raise claim.refusal(key)
         assert isinstance(claim, Granted)
-        self._keep(claim.lease)
         try:
             async with claim.lease.guard():
                 yield claim.lease

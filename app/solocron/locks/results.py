@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from solocron.errors import LockNotAcquired
 from solocron.locks.lease import Lease
 
 _MAX_BY = 200
@@ -47,6 +48,10 @@ class Held:
         """The tick the owner runs (UTC epoch ms); None when it runs none or is an older server."""
         tick = token_tick(self.owner)
         return None if tick is None or tick < 0 else tick
+
+    def refusal(self, key: str) -> LockNotAcquired:
+        """What who wants the lock `key` is told."""
+        return LockNotAcquired(f"{key} is held by {self.owner} for {self.ttl_ms} ms more")
 
 
 @dataclass(frozen=True)
