@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,8 +24,6 @@ from solocron.locks.manager import LockManager
 log = logging.getLogger("solocron.cron")
 
 _T = TypeVar("_T")
-
-_NOBODYS = "cron:*"  # no job has such a name
 
 
 class Scheduler:
@@ -165,10 +162,6 @@ class Scheduler:
     async def sweep(self) -> None:
         """Look once at every job: one Redis round trip, or the ledger while Redis is down."""
         jobs = list(self._jobs.values())
-        if not jobs:
-            with suppress(LockUnavailable):  # its link has said so
-                await self._locks.is_locked(_NOBODYS)  # to know whether Redis is there
-            return
         try:
             surveys = await self._locks.survey([job.lock_key for job in jobs])
         except LockUnavailable:
@@ -193,6 +186,8 @@ class Scheduler:
 
     async def _sweep_ledger(self, jobs: Sequence[Job]) -> None:
         """Without Redis: retake silent runs, and run newer ticks nobody began."""
+        if not jobs:
+            return
         now = self._clock.now_ms()
         await self._retake(jobs)
         latest = await self._ledger.latest_ticks(job.name for job in jobs)

@@ -46,6 +46,8 @@ log = logging.getLogger("solocron.locks")
 
 _T = TypeVar("_T")
 
+_NOBODYS = "cron:*"  # no job has such a name
+
 
 class LockManager:
     """Locks over one Redis connection. Use as an async context manager: it renews and closes.
@@ -302,7 +304,10 @@ class LockManager:
     # -- what operators see --------------------------------------------------------------
 
     async def survey(self, keys: Sequence[str]) -> list[Survey]:
-        """What Redis knows of the job of each lock key, in one round trip."""
+        """What Redis knows of the job of each lock key, in one round trip, also of none: whether
+        Redis is there is known by it."""
+        if not keys:
+            await self.is_locked(_NOBODYS)
         found = await asyncio.gather(*map(self._survey, self._together(keys)))
         return [survey for group in found for survey in group]
 
