@@ -27,7 +27,7 @@ from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
 from solocron.ledger import KEEPERS, Ledger, RunKey, Verdict
 from solocron.locks.lease import Lease
 from solocron.locks.manager import LockManager
-from solocron.locks.results import Done, Early, Granted, Held, Paused
+from solocron.locks.results import Claim, Done, Early, Granted, Held, Paused
 from solocron.tracing import Tracer
 
 log = logging.getLogger("solocron.cron")
@@ -113,34 +113,36 @@ class Runner:
 
     async def _run_tick(self, job: Job, tick: int, origin: str, asked: Asked | None) -> Outcome:
         wanted = tick if origin in ("schedule", "sweep") else -1
+        claim: Claim | LockUnavailable  # a body that runs in an `except` would have its traceback
         try:
             claim = await self._locks.claim(
                 job.lock_key, wanted, job.ttl_ms, lease_ms=self._lease_of(job), reserve=job.reserve
             )
         except LockUnavailable as error:
-            if not self.redis_is_told():
-                self._note(job, failed=str(error))
-            if not job.runs_without_redis(self._locks.margin_ms):
-                return Outcome("skipped", "redis-down", detail=str(error))
-            return await self._run_without_redis(job, tick, origin, asked)
+            claim = error
+        if not isinstance(claim, LockUnavailable):
+            self._note(job)
+        elif not self.redis_is_told():
+            self._note(job, failed=str(claim))
         match claim:
+            case LockUnavailable():
+                if not job.runs_without_redis(self._locks.margin_ms):
+                    return Outcome("skipped", "redis-down", detail=str(claim))
+                return await self._run_without_redis(job, tick, origin, asked)
             case Held():
                 reason = "held" if claim.tick is None or claim.tick >= tick else "overlap"
-                self._note(job, failed=claim.owner if reason == "overlap" else "")
                 return Outcome("skipped", reason, detail=claim.owner)
             case Done():
-                self._note(job)
                 return Outcome("skipped", "done")
             case Paused():
                 return Outcome("skipped", "paused")
             case Early():
                 return Outcome("skipped", "clock-skew")
             case Granted():
-                self._note(job)
                 return await self._run_granted(job, tick, claim, origin, asked)
 
     def _note(self, job: Job, *, failed: str = "") -> None:
-        """Say it when the lock could not be had again and again, and when it can again."""
+        """Say it when Redis said nothing about the lock again and again, and when it does again."""
         change, fields = self.alarm.note(job.name, failed=bool(failed)), {"job": job.name}
         if change == "raised":
             log.error(
