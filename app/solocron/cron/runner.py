@@ -21,7 +21,7 @@ from solocron.cron.manual import Asked, own_tick
 from solocron.cron.outcome import Outcome
 from solocron.cron.run import Notify, Run
 from solocron.cron.spans import end, run_span, tick_span
-from solocron.cron.sweep import MAX_MISSED, ticks_to_run
+from solocron.cron.sweep import MAX_MISSED, left_out, ticks_to_run
 from solocron.cron.values import params_text
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
 from solocron.ledger import KEEPERS, Ledger, RunKey, Verdict
@@ -171,7 +171,8 @@ class Runner:
             )
             ran = outcome.state in ("succeeded", "failed")
             if settle == tick and ran and job.overlap == "skip":  # only a run is in a tick's way
-                covers = job.latest_due(self._clock.now_ms()) or -1
+                took_ms = (outcome.ended_ms or 0) - (outcome.begun_ms or 0)
+                covers = left_out(job, tick, took_ms, self._clock.now_ms())
             return outcome
         finally:
             await self._locks.release(lease, settle=settle, covers=covers)
@@ -251,12 +252,14 @@ class Runner:
 
     async def _settled_by_ledger(self, job: Job) -> int:
         """The newest tick that is settled as far as the ledger knows (-1: none): with overlap
-        `skip`, those that came while the newest one ran are."""
+        `skip`, those that the newest one's run was in the way of are."""
         tick = (await self._ledger.latest_ticks([job.name])).get(job.name, -1)
         if tick < 0 or job.overlap == "queue":
             return tick
-        (run,) = await self._ledger.history(job.name, 1, tick=tick) or [{"finished_at": None}]
-        return max(tick, job.latest_due(run["finished_at"] or 0) or -1)
+        rows = await self._ledger.history(job.name, 1, tick=tick)
+        if not rows or (ended_ms := rows[0]["finished_at"]) is None:
+            return tick
+        return left_out(job, tick, ended_ms - rows[0]["started_at"], ended_ms)
 
     async def _run_one(
         self, job: Job, tick: int, lease: Lease, origin: str, fallback: bool,
