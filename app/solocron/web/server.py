@@ -257,8 +257,8 @@ class WebServer:
         app.middlewares.append(self._has_asked)
 
     async def start(self) -> None:
-        """Start the application and listen. Raises ConfigError when it cannot, such as when the port
-        is not free."""
+        """Start the application and listen. Raises ConfigError when it cannot, as when the port is
+        not free."""
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         starting = asyncio.create_task(
