@@ -19,7 +19,7 @@ from solocron.errors import LockUnavailable
 
 _MAX_PENDING = 100_000
 _MAX_REPLY = 64 << 20  # bytes
-_AT_ONCE = 16  # commands: that many are sent while more are being made, so that Redis works, too
+_AT_ONCE = 32  # commands: that many are sent while more are being made, so that Redis works, too
 _LATE = 0.5  # deadlines: a timer so late says that this loop stood still
 _NOTHING = object()
 
