@@ -169,6 +169,25 @@ async def test_with_both_down_each_worker_tells_and_the_end_is_told_once(
             await here.silent(*raised, *raised, *over)
 
 
+async def test_without_a_database_that_decides_none_is_said_to(
+    calm: pytest.MonkeyPatch, http: HttpServer, own_redis: RedisServer, postgres_url: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    calm.setenv("REDIS_URL", own_redis.url)
+    async with Proxy.to_postgres(postgres_url) as proxy:
+        calm.setenv("DATABASE_URL", proxy.postgres_url(postgres_url))
+        async with fleet(http) as here:
+            await proxy.down()
+            await until(lambda: here.all_raised("database-down"))
+            own_redis.stop()
+            await until(lambda: here.all_raised("redis-down"))
+    alarms = {each.getMessage() for each in caplog.records if each.levelname == "ERROR"}
+    assert alarms == {
+        "ALARM: the database is away: no tick is run",
+        "ALARM: Redis is away, and so is the database: no tick is run",
+    }
+
+
 async def test_a_worker_that_dies_leaves_no_condition_raised(
     calm: pytest.MonkeyPatch, http: HttpServer
 ) -> None:
