@@ -9,7 +9,7 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
 from redis.exceptions import NoScriptError
@@ -28,6 +28,7 @@ from solocron.locks.keys import (
 from solocron.locks.lease import Lease
 from solocron.locks.listing import held
 from solocron.locks.owned import Owned
+from solocron.locks.renewals import Renewals
 from solocron.locks.results import (
     GRANTED,
     Claim,
@@ -47,6 +48,7 @@ log = logging.getLogger("solocron.locks")
 
 _T = TypeVar("_T")
 
+_LET_GO_S = 1.0  # for those who hold a lock when the manager is closed
 _NOBODYS = "cron:*"  # no job has such a name
 
 
@@ -83,42 +85,43 @@ class LockManager:
         self._lease_ms = check_ttl(lease_ms, "lease_ms")
         self._keep_ms = check_ttl(keep_ms, "keep_ms")
         self.margin_ms = margin_ms
-        self._leases: dict[str, Lease] = {}
         self._shas: dict[str, str] = {}  # of the scripts, which are few
-        self._held: dict[str, Lease] = {}  # the same by key
         self._owned = Owned()
         self._background: set[asyncio.Task[Any]] = set()
+        self._renewals = Renewals(
+            self.script, self._together, clock=clock, statistics=self.statistics
+        )
         self._strays = Strays(self._settle, self._own, clock)
-        self._changed = asyncio.Event()
         self._identity = f"{socket.gethostname()[:100]}:{os.getpid()}"
-        self._renewer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self._strays.closing = False
-        if self._renewer is None:
-            self._renewer = asyncio.create_task(self._renew_forever(), name="lease-renewal")
+        self._renewals.start()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Await background releases, stop renewing, close the connection. Safe to call twice."""
+        """Await background releases, stop renewing, take back the leases still held, close the
+        connection. Safe to call twice."""
         self._strays.closing = True
+        await self._released()
+        for lease in await self._renewals.close(_LET_GO_S):
+            await self.release(lease)
+        await self._released()
+        await self.link.close()
+
+    async def _released(self) -> None:
         while self._background:
             await asyncio.wait(self._background)
-        if self._renewer is not None:
-            self._renewer.cancel()
-            await asyncio.gather(self._renewer, return_exceptions=True)
-            self._renewer = None
-        await self.link.close()
 
     @property
     def is_open(self) -> bool:
         """Whether leases are renewed: between entering it and leaving it."""
-        return self._renewer is not None
+        return self._renewals.is_running
 
     @property
     def leases(self) -> int:
         """How many leases this process holds."""
-        return len(self._leases)
+        return len(self._renewals)
 
     def new_token(self, tick: int = -1) -> str:
         """A fresh owner token, `host:pid:uuid:tick`; the uuid tells containers apart."""
@@ -184,7 +187,7 @@ class LockManager:
         granted = Lease(
             key, token, ttl_ms=ttl, lease_ms=lease, sent_at_s=sent_at, clock=self._clock
         )
-        self._keep(granted)
+        self._renewals.keep(granted)
         return Granted(granted, answer[1].decode(errors="replace"), int(answer[2]))
 
     async def release(self, lease: Lease, *, settle: int = -1, covers: int = -1) -> bool:
@@ -194,8 +197,11 @@ class LockManager:
         False when it was no longer ours or the reply is unknown; never raises for Redis.
         Completes even if the caller is cancelled.
         """
-        self._forget(lease)
+        self._renewals.forget(lease)
         lease.close()
+        if lease.released:
+            return False
+        lease.released = True
         return await asyncio.shield(self._own(self._release(lease, settle, covers)))
 
     async def _release(self, lease: Lease, settle: int, covers: int) -> bool:
@@ -210,7 +216,7 @@ class LockManager:
     ) -> tuple[list[Any], float]:
         """The CLAIM script's answer, and when (monotonic s) it was asked for."""
         sent_at, sent_ms = self._clock.monotonic(), self._clock.now_ms()
-        mine = self._held.get(key)
+        mine = self._renewals.of(key)
         if tick < 0 and mine is not None and (left_s := mine.left_s()) > 0:  # as Redis would say
             self.statistics.claimed(key, b"held")
             return [b"held", mine.token.encode(), int(left_s * 1000)], sent_at
@@ -240,64 +246,6 @@ class LockManager:
         keys = (key, beside.alive, beside.settled, beside.reserved)
         args = (token, tick, covers, self._keep_ms, self.skew.opens_ms(covers))
         return bool(await self.script(scripts.SETTLE, keys, args))
-
-    # -- renewal -------------------------------------------------------------------------
-
-    def _keep(self, lease: Lease) -> None:
-        self._leases[lease.token] = self._held[lease.key] = lease
-        self._changed.set()
-
-    def _forget(self, lease: Lease) -> None:
-        if self._held.get(lease.key) is lease:
-            del self._held[lease.key]
-        if self._leases.pop(lease.token, None) is not None:
-            held_s = self._clock.monotonic() - lease.since_s
-            self.statistics.released(lease.key, held_s, lost=lease.lost.is_set())
-
-    async def _renew_forever(self) -> None:
-        while True:
-            self._changed.clear()
-            for lease in [each for each in self._leases.values() if each.lost.is_set()]:
-                self._forget(lease)
-            if not self._leases:
-                await self._changed.wait()
-                continue
-            due = min(lease.next_renewal_s for lease in self._leases.values())
-            wait = due - self._clock.monotonic()
-            if wait > 0:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait):
-                        await self._changed.wait()
-                continue
-            try:
-                groups = self._together(list(self._leases.values()))
-                await asyncio.gather(*map(self._renew, groups))
-            except Exception:  # the leases end by their deadlines; the next round tries again
-                log.exception("renewal failed")
-
-    async def _renew(self, leases: Sequence[Lease]) -> None:
-        """Renew every lease in one script; one that is no longer ours is lost."""
-        keys = [k for each in leases for k in (each.key, companions(each.key).alive)]
-        args = [a for each in leases for a in (each.token, each.ttl_ms, each.lease_ms)]
-        sent_at = self._clock.monotonic()
-        planned = min(each.next_renewal_s for each in leases)
-        for each in leases:  # absolute schedule: a slow reply does not move the next renewal
-            each.next_renewal_s = (
-                max(planned, sent_at - each.lease_ms / 3000) + each.lease_ms / 3000
-            )
-        try:
-            answers = await self.script(scripts.RENEW, keys, args)
-        except LockUnavailable as error:
-            log.debug("leases not renewed: %s", error)
-            return
-        for each, ours in zip(leases, answers, strict=True):
-            if each.token not in self._leases:
-                continue  # released while this was on its way
-            if ours:
-                each.renewed(sent_at)
-                self.statistics.of(each.key).renewals += 1
-            else:
-                each.lose("another owner has the lock, or it was deleted")
 
     # -- what operators see --------------------------------------------------------------
 
@@ -353,7 +301,7 @@ class LockManager:
         return [
             {
                 "key": key.decode(errors="replace"), "owner": owner[:300], "ttl_ms": ttl_ms,
-                "ours": owner in self._leases or owner in self._owned,
+                "ours": owner in self._renewals or owner in self._owned,
             }
             for key, (owner, ttl_ms) in sorted(found.items())[:limit]
         ]  # fmt: skip
