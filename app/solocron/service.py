@@ -99,8 +99,8 @@ class Solocron(ByHand):
             catch_up_ms=int(settings.catch_up * 1000),
         )
         return Inquiry(
-            self._jobs, locks=parts.locks, ledger=parts.ledger, board=parts.board,
-            clock=parts.clock, environment=settings.environment, limits=limits,
+            self._jobs, locks=parts.locks, ledger=parts.ledger, past=parts.past,
+            board=parts.board, clock=parts.clock, environment=settings.environment, limits=limits,
         )  # fmt: skip
 
     # -- lifecycle -------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import pty
+import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -190,6 +191,7 @@ async def test_a_job_of_ones_own_is_run_with_parameters_and_its_result_is_shown(
     assert "1 of 2 (50 %): half" in table and row["asked_by"] in table
     told = await cli("explain", "report", "--tick", str(row["tick"]))
     assert f"by hand of {row['asked_by']}" in told.out
+    assert re.search(r"^ledger: begun .*\+00:00, ended .*; parameters .*; result ", told.out, re.M)
 
 
 async def test_backfill_runs_what_a_span_lacks_and_goes_on_after_ctrl_c(cli: Cli) -> None:

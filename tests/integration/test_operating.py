@@ -97,6 +97,9 @@ async def test_who_ran_a_tick_and_why_the_other_did_not(fleet: Fleet) -> None:
     assert ran["worker"].startswith(told["ledger"]["owner"] + ":")
     for other in told["workers"]:
         assert other is ran or other["verdict"] in ("held", "done", None)
+    begin = (await fleet.told("history", JOB, "--limit", "1000"))[-1]["tick"]
+    before = await fleet.explained(begin - 2000)
+    assert before["state"] == "not-run" and "a new job begins with its first" in before["text"]
     text = (await fleet.cli("explain", JOB, "--tick", str(told["tick"]))).out
     assert f"succeeded: it was run by {told['ledger']['owner']} (attempt 1)" in text
     rows = await fleet.told("history", JOB, "--limit", "2")

@@ -95,6 +95,14 @@ FIRST = {"ran_before": False, "workers": [worker(started_ms=TICK + 1)]}  # a fir
         ({"verdicts": said("database-down")}, "skipped", "database was away", "CATCH_UP"),
         ({"verdicts": said("clock-skew")}, "skipped", "had not come", "NTP"),
         ({"verdicts": said("overlap")}, "skipped", "still being run", "faster"),
+        ({"verdicts": said("overlap"), "survey": survey(settled=TICK - HOUR_MS)}, "waiting",
+         "not been run yet: a server left it: the tick before was still", "SOLOCRON_SWEEP"),
+        ({"verdicts": said("overlap"), "run_after": TICK + HOUR_MS, "now_ms": LATER}, "skipped",
+         "still being run; the next that was run is 2027-01-15T09:00:00+00:00", "faster"),
+        ({"verdicts": said("database-down"), "run_after": TICK + HOUR_MS, "now_ms": LATER},
+         "skipped", "database was away; the next that was run is 2027-01-15T09", "run nightly"),
+        ({"ran_earlier": False, "run_after": TICK + HOUR_MS, "now_ms": LATER}, "not-run",
+         "job had not been run before, and a new job begins with its first tick", "run nightly"),
         ({"verdicts": said("missed")}, "skipped", "catch-up window", "run nightly"),
         ({"tick": LATER + 1}, "no-tick", "before is 2027-01-15T10:00:00+00:00", "solocron jobs"),
         ({"survey": survey(settled=LATER), "run_after": TICK + HOUR_MS}, "skipped",
@@ -144,6 +152,64 @@ def test_why_a_server_said_nothing(presence: Presence, text: str, remedy: str) -
     assert remedy in told["remedy"] if remedy else told["remedy"] == ""
 
 
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        (
+            {"run": row(origin="manual", owner="c:9")},
+            "nothing to do with it: it was a run by hand, of",
+        ),
+        (
+            {"run": row(origin="backfill", owner="c:9")},
+            "nothing to do with it: it was a backfill, of",
+        ),
+        ({"tick": TICK + 1}, "had nothing to do: there is no tick then"),
+        ({"tick": TICK + 1, "workers": [DEAD]}, "had nothing to do: there is no tick then"),
+        ({"tick": TICK + 9999 * HOUR_MS}, "waits for it"),
+    ],
+)
+def test_a_server_that_had_nothing_to_tell_is_blamed_for_nothing(
+    facts: dict[str, Any], text: str
+) -> None:
+    (told,) = explained(**facts)["workers"]
+    assert text in told["text"] and told["remedy"] == ""
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_server_that_was_replaced_needs_no_look(is_replaced: bool) -> None:
+    later = worker("w2:1:a", started_ms=TICK - 20_000)
+    (told, *_) = explained(workers=[DEAD, later] if is_replaced else [DEAD])["workers"]
+    assert told["text"].endswith("; another was started in its place") is is_replaced
+    assert ("see whether it is gone" in told["remedy"]) is not is_replaced
+
+
+def test_of_a_tick_to_come_no_server_was_dead_by_then() -> None:
+    (told,) = explained(tick=TICK + 9999 * HOUR_MS, workers=[DEAD])["workers"]
+    assert told["text"] == "is silent: last seen 2027-01-15T07:59:30+00:00"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "facts", "is_told"),
+    [
+        ("database-down", {}, True),
+        ("database-down", {"run": row()}, False),
+        ("database-down", {"run_after": TICK + HOUR_MS}, False),
+        ("database-down", {"now_ms": LATER}, False),
+        ("paused", {"now_ms": LATER}, False),
+        ("overlap", {"now_ms": LATER}, True),
+        ("overlap", {"run": row()}, False),
+        ("fallback", {"run": row()}, False),
+        ("fallback", {"run": row(), "redis": "gone"}, True),
+        ("late", {"run": row()}, True),
+    ],
+)
+def test_what_is_over_and_hurt_nobody_has_no_remedy(
+    verdict: str, facts: dict[str, Any], is_told: bool
+) -> None:
+    (told,) = explained(verdicts=said(verdict), **facts)["workers"]
+    assert (told["remedy"] != "") is is_told
+
+
 def test_who_began_a_tick_was_not_dead_by_then() -> None:
     (told,) = explained(workers=[DEAD], run=row("running", owner="w1:1"))["workers"]
     assert told["text"].startswith("died with it, or after it: last seen ")
@@ -157,7 +223,7 @@ def test_a_run_whose_lease_has_ended_is_silent(left_ms: int, state: str) -> None
 
 def test_silence_about_what_was_just_now_or_long_ago() -> None:
     (told,) = explained(now_ms=TICK + 100, workers=[worker(seen_ms=TICK)])["workers"]
-    assert told["text"] == "has not told yet" and told["remedy"] == "ask again in 17.0 s"
+    assert told["text"] == "has not told yet" and told["remedy"] == "ask again in 16.9 s"
     now = TICK + 25 * HOUR_MS
     (told,) = explained(now_ms=now, workers=[worker(seen_ms=now)])["workers"]
     assert "too long ago" in told["text"]

@@ -21,6 +21,7 @@ from solocron.cli.console import (
 )
 from solocron.cron.silence import state_of
 from solocron.cron.values import counts_of, progress_text, value_of
+from solocron.cron.wording import SHOWN_ERROR
 from solocron.errors import ConfigError, InvalidInput
 from solocron.locks.keys import LONGEST_PAUSE_MS
 
@@ -157,6 +158,8 @@ def _print(told: dict[str, Any]) -> None:
     local = "" if told["zone"] == "UTC" else f" ({told['local_time']} in {told['zone']})"
     print(f"{told['job']}, {moment(told['tick'])}{local}")
     _say(f"{told['state']}: {told['text']}", told["remedy"])
+    if told["ledger"] is not None:
+        _say(f"ledger: {_ledger_text(told['ledger'])}", "")
     for each in told["notes"]:
         _say(f"{each['about']}: {each['text']}", each["remedy"])
     lock, pause = told["lock"], told["pause"]
@@ -173,6 +176,19 @@ def _print(told: dict[str, Any]) -> None:
         print_rows(rows, headings, False)
     elif told["redis"] == "up":
         print("No server is known: none told of this tick, and none is up.")
+
+
+def _ledger_text(run: Mapping[str, Any]) -> str:
+    """What the ledger has of a run, but how it went."""
+    ended = f", ended {moment(run['finished_at'])}" if run["finished_at"] else ""
+    said = [f"begun {moment(run['started_at'])}{ended}"]
+    if run["params"]:
+        said.append(f"parameters {shown_result(run['params'])}")
+    if run["result"] is not None:
+        said.append(f"result {shown_result(run['result'])}")
+    if run["error"] and len(run["error"]) > SHOWN_ERROR:
+        said.append(f"error {run['error']}")
+    return "; ".join(said)
 
 
 def _say(text: str, remedy: str) -> None:

@@ -9,22 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from solocron.cron.board import Presence, keep_ms
+from solocron.cron.board import Presence
 from solocron.cron.facts import DAY_MS, Facts
 from solocron.cron.job import Job
-from solocron.cron.journal import Entry
 from solocron.cron.outcome import BEGUN
-from solocron.cron.silence import SEE_WHY
+from solocron.cron.server_parts import PASSING, filled, part_of, said_text
 from solocron.cron.sweep import is_free
 from solocron.cron.values import counts_of, progress_text, value_of
-from solocron.cron.wording import WORDS, Words, iso, moment, span
+from solocron.cron.wording import SHOWN_ERROR, WORDS, Words, iso, moment, span
 from solocron.locks.results import Survey, token_tick
 
 State = Literal["succeeded", "failed", "running", "silent", "waiting", "skipped", "not-run",
                 "not-due", "no-tick", "unknown"]  # fmt: skip
 
-_BY_HAND = "if it is still wanted, run the job now{where}: solocron run {job}"
-_ELSEWHERE = " (where SOLOCRON_APP names its code, not here)"
+_SWEEP = "nothing yet: a server looks for such ticks every SOLOCRON_SWEEP s"
 
 # Of several servers' reasons, the one that tells most.
 _TELLING = ("paused", "redis-down", "database-down", "clock-skew", "overlap", "missed", "held",
@@ -36,36 +34,35 @@ _ANOTHERS = ("held", "duplicate-prevented", "done")  # in favour of another serv
 def explain(facts: Facts) -> dict[str, Any]:
     """The explanation, as JSON's values."""
     job, tick, calendar = facts.job, facts.tick, facts.job.calendar
-    is_tick = calendar.next_after(tick - 1) == tick
-    state, (text, remedy) = _conclusion(facts, is_tick)
+    state, (text, remedy) = _conclusion(facts)
     names = sorted({*facts.verdicts, *(each.worker for each in facts.workers)})
     return {
         "job": job.name, "tick": tick, "local_time": iso(calendar.local(tick)),
-        "schedule": calendar.expression, "zone": calendar.zone, "is_tick": is_tick,
+        "schedule": calendar.expression, "zone": calendar.zone, "is_tick": facts.is_tick,
         "previous_tick": calendar.latest_at(tick - 1), "next_tick": calendar.next_after(tick),
-        "state": state, "text": text, "remedy": _filled(remedy, facts),
+        "state": state, "text": text, "remedy": filled(remedy, facts),
         "redis": facts.redis or "up",
         "database": facts.database or ("up" if facts.ledger_in == "database" else "none"),
-        "notes": [{"about": about, "text": said, "remedy": _filled(what, facts)}
-                  for about, (said, what) in _notes(facts, is_tick)],
+        "notes": [{"about": about, "text": said, "remedy": filled(what, facts)}
+                  for about, (said, what) in _notes(facts)],
         "ledger": _ledger(facts.run),
         "lock": _lock(facts.survey), "pause": _pause(facts),
-        "workers": [_worker(facts, each) for each in names],
+        "workers": [part_of(facts, each) for each in names],
     }  # fmt: skip
 
 
 # -- the conclusion ----------------------------------------------------------------------------
 
 
-def _conclusion(facts: Facts, is_tick: bool) -> tuple[State, Words]:
+def _conclusion(facts: Facts) -> tuple[State, Words]:
     """How the tick went in all."""
     if facts.run is not None:
         return _by_ledger(facts, facts.run)
     for worker, entry in facts.verdicts.items():
         if entry.verdict in BEGUN and entry.verdict != "lost":
             state: State = "failed" if entry.verdict == "failed" else "succeeded"
-            return state, (f"{worker} {_said(entry)}", WORDS[entry.verdict][1])
-    if not is_tick:
+            return state, (f"{worker} {said_text(entry)}", WORDS[entry.verdict][1])
+    if not facts.is_tick:
         calendar = facts.job.calendar
         before, after = calendar.latest_at(facts.tick), calendar.next_after(facts.tick)
         return "no-tick", (
@@ -95,7 +92,7 @@ def _by_ledger(facts: Facts, run: Mapping[str, Any]) -> tuple[State, Words]:
             f"{span(run['duration_ms'] or 0)}", "",
         )  # fmt: skip
     if run["state"] != "running":
-        error = str(run["error"])[:500]
+        error = str(run["error"])[:SHOWN_ERROR]
         return "failed", (f"it was run by {owner} ({attempt}{without}{by_hand}) and failed: "
                           f"{error}", WORDS["failed"][1])  # fmt: skip
     found = facts.owner(owner)
@@ -137,8 +134,12 @@ def _not_run(facts: Facts) -> tuple[State, Words]:
         return "skipped", ("it was not run: the job is paused", WORDS["paused"][1])
     reason = next((each for each in _TELLING if each in said), None)
     if reason is not None and reason not in _ANOTHERS:
-        text, remedy = WORDS[reason]
-        return "skipped", (f"it was not run: a server {text}", remedy)
+        return _left_by_a_server(facts, reason)
+    if not facts.ran_earlier and facts.run_after is not None:
+        return "not-run", (
+            "it was not run: the job had not been run before, and a new job begins with its first "
+            f"tick after a server's start, here {moment(facts.run_after)}", "{by_hand}",
+        )  # fmt: skip
     if (left_out := _left_out(facts)) is not None:
         return "skipped", (left_out, "{by_hand}")
     if pause is not None:
@@ -155,12 +156,25 @@ def _not_run(facts: Facts) -> tuple[State, Words]:
             "SOLOCRON_CATCH_UP",
         )
     if open_still:
-        return "waiting", ("it has not been run yet", "nothing yet: a server looks for such ticks "
-                           "every SOLOCRON_SWEEP s")  # fmt: skip
+        return "waiting", ("it has not been run yet", _SWEEP)
     if reason is not None:
         return "skipped", (f"it was not run: a server {WORDS[reason][0]}, which came to nothing",
                            "{by_hand}")  # fmt: skip
     return "not-run", ("it was not run, and is older than the catch-up window", WORDS["missed"][1])
+
+
+def _left_by_a_server(facts: Facts, reason: str) -> tuple[State, Words]:
+    """Of a tick that a server left for a reason of its own, and that nobody has run so far."""
+    text, remedy = WORDS[reason]
+    survey = facts.survey
+    waits = not facts.is_over and survey is not None and survey.settled is not None
+    if reason == "overlap" and waits and survey is not None and is_free(survey):
+        return "waiting", (f"it has not been run yet: a server {text}", _SWEEP)
+    if facts.run_after is not None:
+        text += f"; the next that was run is {moment(facts.run_after)}"
+    if facts.is_over and reason in PASSING:
+        remedy = "{by_hand}"
+    return "skipped", (f"it was not run: a server {text}", remedy)
 
 
 def _before_the_first(facts: Facts) -> tuple[State, Words]:
@@ -205,12 +219,12 @@ def _open(facts: Facts) -> Words | None:
 # -- beside it ---------------------------------------------------------------------------------
 
 
-def _notes(facts: Facts, is_tick: bool) -> list[tuple[str, Words]]:
+def _notes(facts: Facts) -> list[tuple[str, Words]]:
     """What else is worth knowing, each with what it is about."""
     notes: list[tuple[str, Words]] = []
     if facts.note:
         notes.append(("schedule", (facts.note, "")))
-    elif is_tick:
+    elif facts.is_tick:
         for gap in facts.job.calendar.gaps(facts.tick - DAY_MS, facts.tick + DAY_MS):
             if gap.tick == facts.tick:
                 notes.append(("schedule", (
@@ -274,77 +288,3 @@ def _pause(facts: Facts) -> dict[str, Any] | None:
         "by": pause.by,
         "since": pause.at_ms or None,
     }
-
-
-# -- the servers -------------------------------------------------------------------------------
-
-
-def _worker(facts: Facts, name: str) -> dict[str, Any]:
-    """What one server did, and why."""
-    entry = facts.verdicts.get(name)
-    presence = next((each for each in facts.workers if each.worker == name), None)
-    if entry is not None:
-        text, remedy = _said(entry), WORDS[entry.verdict][1]
-        if presence is None:
-            text += "; it has been stopped since"
-        elif facts.is_silent(presence):
-            text += f"; it has been silent since {moment(presence.seen_ms)}"
-    else:
-        assert presence is not None
-        text, remedy = _said_nothing(facts, presence)
-    return {
-        "worker": name, "verdict": entry.verdict if entry else None,
-        "alive": presence is not None and not facts.is_silent(presence),
-        "text": text, "remedy": _filled(remedy, facts),
-        "late_ms": entry.late_ms if entry and entry.begun else None,
-        "duration_ms": entry.duration_ms if entry and entry.begun else None,
-        "at": entry.at_ms if entry else None,
-    }  # fmt: skip
-
-
-def _said(entry: Entry) -> str:
-    text = WORDS[entry.verdict][0]
-    if entry.begun:
-        text += f", {span(entry.late_ms)} after its time, in {span(entry.duration_ms)}"
-        text += f", as attempt {entry.attempt}" if entry.attempt > 1 else ""
-    return f"{text}: {entry.detail}" if entry.detail else text
-
-
-def _said_nothing(facts: Facts, worker: Presence) -> Words:
-    """Why a server has told nothing of the tick."""
-    tick, seen = facts.tick, moment(worker.seen_ms)
-    if worker.started_ms > tick:
-        return f"was not there yet: it started {moment(worker.started_ms)}", ""
-    if facts.is_silent(worker):
-        look = (f"{SEE_WHY}: systemctl status solocron, docker compose ps or kubectl get pods, and "
-                "its log")  # fmt: skip
-        began = facts.run is not None and facts.owner(facts.run["owner"]) == worker
-        if worker.seen_ms < tick and not began:
-            return (
-                f"was dead by then: last seen {seen}, {span(tick - worker.seen_ms)} before",
-                look,
-            )
-        return f"died with it, or after it: last seen {seen}, without a word about it", look
-    theirs = worker.schedules.get(facts.job.name)
-    if theirs is None:
-        return "has no job of that name", "run the same release on all servers"
-    if theirs != facts.job.fingerprint:
-        return f"runs the job by another schedule, {theirs[:250]!r}", (
-            "give all servers the same SOLOCRON_TIMEZONE and schedules"
-        )
-    if tick + facts.job.delay_ms > facts.now_ms:
-        return "waits for it", ""
-    if facts.now_ms - tick - facts.job.delay_ms < facts.silent_ms:
-        return "has not told yet", f"ask again in {span(facts.silent_ms)}"
-    if facts.now_ms - tick > keep_ms(facts.job, tick):
-        return "told of it too long ago: Redis keeps a day, or 500 ticks", ""
-    return "has told nothing, though it was up", (
-        "its log around then: a blocked event loop, a clock that is behind, or a run begun then "
-        "that still goes on"
-    )
-
-
-def _filled(remedy: str, facts: Facts) -> str:
-    job = facts.job
-    by_hand = _BY_HAND.format(job=job.name, where="" if facts.has_code else _ELSEWHERE)
-    return remedy.format(job=job.name, key=job.lock_key, by_hand=by_hand)

@@ -10,7 +10,7 @@ from typing import Any
 from solocron.cron.board import Presence
 from solocron.cron.job import Job
 from solocron.cron.journal import Entry
-from solocron.cron.silence import is_silent
+from solocron.cron.silence import is_silent, not_replaced
 from solocron.cron.sweep import is_missed
 from solocron.errors import InvalidInput
 from solocron.ledger import KeptIn
@@ -26,8 +26,8 @@ class Facts:
     """What is known. `redis` and `database` are what is wrong with either, '' if nothing is;
     `ledger_in` is where the ledger is; `note` is about the time asked for; `run` is its row, and
     `run_after` the next tick that its schedule began, if it has none; `ran_before`: the ledger has
-    ticks of the job; `has_code`: this process could run it. A server counts as silent after
-    `silent_ms` without a sign, and ended runs are kept for `kept_ms`.
+    ticks of the job, `ran_earlier` one before this one; `has_code`: this process could run it. A
+    server counts as silent after `silent_ms` without a sign, and ended runs are kept for `kept_ms`.
     """
 
     job: Job
@@ -45,11 +45,17 @@ class Facts:
     run: Mapping[str, Any] | None = None
     run_after: int | None = None
     ran_before: bool = True
+    ran_earlier: bool = True
     has_code: bool = True
 
     def owner(self, name: str) -> Presence | None:
         """The server that the ledger calls `name`, if it is on the board."""
         return next((each for each in self.workers if each.worker.startswith(f"{name}:")), None)
+
+    @property
+    def is_tick(self) -> bool:
+        """Whether the schedule has a tick then."""
+        return self.job.calendar.next_after(self.tick - 1) == self.tick
 
     @property
     def due_ms(self) -> int:
@@ -60,6 +66,22 @@ class Facts:
     def is_open(self) -> bool:
         """Whether the tick has come and, if nobody ran it, may still be run."""
         return self.due_ms <= self.now_ms and not is_missed(self.job, self.tick, self.now_ms)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody will run the tick any more: it has been run, or one after it, or it is too
+        old."""
+        if self.run is not None:
+            return bool(self.run["state"] != "running")
+        settled = self.survey.settled if self.survey is not None else None
+        is_passed = self.run_after is not None or (settled is not None and settled > self.tick)
+        return not self.is_open or (is_passed and not self.job.every)
+
+    @property
+    def missing(self) -> Sequence[Presence]:
+        """The silent servers that no other has replaced."""
+        silent = {each.worker for each in self.workers if self.is_silent(each)}
+        return not_replaced(self.workers, silent)
 
     @property
     def began_after_it(self) -> Sequence[Presence]:

@@ -18,9 +18,10 @@ from solocron.cron.run import Run
 from solocron.cron.silence import is_silent
 from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError, LockUnavailable, StorageUnavailable, UnknownJob
-from solocron.ledger import KEEPERS, Ledger
+from solocron.ledger import KEEPERS, Ledger, PastRuns
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Survey
+from solocron.locks.run_records import MOST_KEPT
 
 _WITHIN_S = 5.0
 _SHOWN = 20
@@ -43,12 +44,13 @@ class Inquiry:
     the `environment` are known by what they tell of themselves."""
 
     def __init__(
-        self, jobs: Mapping[str, Job], *, locks: LockManager, ledger: Ledger, board: Board,
-        clock: Clock, environment: str, limits: Limits,
+        self, jobs: Mapping[str, Job], *, locks: LockManager, ledger: Ledger, past: PastRuns,
+        board: Board, clock: Clock, environment: str, limits: Limits,
     ) -> None:  # fmt: skip
         self._jobs = jobs
         self._locks = locks
         self._ledger = ledger
+        self._past = past
         self._board = board
         self._clock = clock
         self._environment = environment
@@ -136,8 +138,8 @@ class Inquiry:
         return survey, verdicts, workers, ""
 
     async def _of_ledger(self, job: Job, tick: int) -> tuple[Mapping[str, Any], str]:
-        """The `run` of a tick, else the tick `run_after` it and whether the job `ran_before`; or
-        why that is not known."""
+        """The `run` of a tick, else the tick `run_after` it and whether the job `ran_before`, and
+        `ran_earlier`; or why that is not known."""
         try:
             async with asyncio.timeout(_WITHIN_S):
                 rows = await self._ledger.history(job.name, 1, tick=tick)
@@ -145,12 +147,22 @@ class Inquiry:
                     return {"run": rows[0] if rows else None}, ""
                 ran = bool(await self._ledger.latest_ticks([job.name]))
                 after = await self._run_after(job, tick) if ran else None
-                return {"ran_before": ran, "run_after": after}, ""
+                earlier = after is None or await self._ran_earlier(job, tick)
+                return {"ran_before": ran, "run_after": after, "ran_earlier": earlier}, ""
         except StorageUnavailable as error:
             return {}, str(error)
         except TimeoutError:
             who = KEEPERS[self._ledger.kept_in]
             return {}, f"{who} gave no answer within {_WITHIN_S:g} s"
+
+    async def _ran_earlier(self, job: Job, tick: int) -> bool:
+        """Whether its schedule began a tick before this one; also if that may be, and is not kept
+        any more."""
+        rows = await self._past.page(job.name, _SHOWN, tick)
+        if rows or self._past.kept_in == "database":
+            return len(rows) == _SHOWN or any(each["origin"] == "schedule" for each in rows)
+        kept = await self._ledger.states(job.name, tick, int(self._clock.now_ms()))
+        return len(kept) >= MOST_KEPT
 
     async def _run_after(self, job: Job, tick: int) -> int | None:
         """The next tick that the schedule began, looked for in ever longer spans of time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+SHOWN_ERROR = 500  # characters of it, where it is not asked for by itself
 Words = tuple[str, str]  # what is said, and its remedy ('': none is needed)
 
 WORDS: Mapping[str, Words] = {
@@ -20,8 +21,8 @@ WORDS: Mapping[str, Words] = {
     "held": ("left it: another server was running it", ""),
     "done": ("left it: it had been run", ""),
     "overlap": ("left it: the tick before was still being run",
-                "make the job faster or its schedule wider; or let its ticks queue "
-                "(overlap=\"queue\")"),
+                "if its runs take longer than its ticks are apart: make the job faster or its "
+                "schedule wider; or let its ticks queue (overlap=\"queue\")"),
     "redis-down": ("left it: Redis was away, and its policy is to skip then",
                    "mend Redis, or set SOLOCRON_ON_REDIS_DOWN=run: the database decides then"),
     "database-down": ("could not begin it: the database was away", "mend the database: ticks "
