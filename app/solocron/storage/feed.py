@@ -12,10 +12,22 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import ColumnElement, Row, Table, bindparam, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    FromClause,
+    Row,
+    String,
+    Table,
+    bindparam,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.storage.engine import Database
+from solocron.storage.listed import listed, plan_anew
 from solocron.storage.tables import feed, notifications
 
 EVERY = "*"  # stands for all stores, where a store's id could; no store has such an id
@@ -80,10 +92,10 @@ async def _number_batch(connection: AsyncConnection, most: int) -> tuple[int, in
     places = in_line([_Place(*row) for row in await connection.execute(query)])
     if not places:
         return taken, 0
-    await connection.execute(
-        update(notifications).where(has_key(notifications)).values(feed=bindparam("number")),
-        [{**key, "number": number} for number, key in enumerate(keys(places), taken + 1)],
-    )
+    numbered = [(each.store_id, each.seq, n) for n, each in enumerate(places, taken + 1)]
+    given = listed(connection, numbered, store_id=String(), seq=BigInteger(), number=BigInteger())
+    number = update(notifications).where(is_same(notifications, given))
+    await connection.execute(number.values(feed=given.c.number))
     await connection.execute(update(feed).values(position=taken + len(places)))
     return taken + len(places), len(places)
 
@@ -91,6 +103,7 @@ async def _number_batch(connection: AsyncConnection, most: int) -> tuple[int, in
 async def lock_feed(connection: AsyncConnection) -> int:
     """The newest number. Until the transaction ends nobody else numbers, or marks what was
     published: two that change the same rows in different orders would wait for each other."""
+    await plan_anew(connection)
     return int((await connection.execute(select(feed.c.position).with_for_update())).scalar_one())
 
 
@@ -100,6 +113,11 @@ class _Keyed(Protocol):
 
     @property
     def seq(self) -> int: ...
+
+
+def is_same(table: Table, given: FromClause) -> ColumnElement[bool]:
+    """The rows of the notifications that are `given` as stores and seqs."""
+    return (table.c.store_id == given.c.store_id) & (table.c.seq == given.c.seq)
 
 
 def has_key(table: Table) -> ColumnElement[bool]:

@@ -16,10 +16,12 @@ from sqlalchemy import (
     BigInteger,
     Row,
     String,
+    Text,
     and_,
     column,
     func,
     insert,
+    literal,
     select,
     update,
     values,
@@ -28,13 +30,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.storage.counters import newest_seqs
 from solocron.storage.engine import Database, database_now
-from solocron.storage.feed import EVERY, Feed, has_key, keys, lock_feed
+from solocron.storage.feed import EVERY, Feed, is_same, lock_feed
+from solocron.storage.listed import listed
 from solocron.storage.tables import deliveries, notifications
 from solocron.together import Together
 
 CHUNK = 500  # stores per statement: 3 parameters each, well under either database's limit
 _READERS = 6  # of the database's 10 connections
 _FEW, _FEW_ROWS = 100, 20  # spans of stores that are read for several readers, and rows of each
+
+_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 _T = TypeVar("_T")
 
@@ -74,28 +79,20 @@ async def append(
     delivered on each of `channels`: no crash can leave one without the other."""
     if not rows:
         return
+    given = listed(
+        connection,
+        [(each.store_id, each.seq, each.type, _json(each.data), each.created_at) for each in rows],
+        store_id=String(), seq=BigInteger(), type=String(), data=Text(), created_at=BigInteger(),
+    )  # fmt: skip
     await connection.execute(
-        insert(notifications),
-        [
-            {
-                "store_id": each.store_id,
-                "seq": each.seq,
-                "type": each.type,
-                "data": json.dumps(each.data, separators=(",", ":"), ensure_ascii=False),
-                "created_at": each.created_at,
-            }
-            for each in rows
-        ],
+        insert(notifications).from_select([each.name for each in given.c], select(given))
     )
     if channels:
-        await connection.execute(
-            insert(deliveries).values(state="pending", due_at=database_now()),
-            [
-                {"store_id": each.store_id, "seq": each.seq, "channel": channel}
-                for each in rows
-                for channel in channels
-            ],
-        )
+        pairs = [(each.store_id, each.seq, channel) for each in rows for channel in channels]
+        given = listed(connection, pairs, store_id=String(), seq=BigInteger(), channel=String())
+        pending = select(given, literal("pending", String()), database_now())
+        names = [*(each.name for each in given.c), "state", "due_at"]
+        await connection.execute(insert(deliveries).from_select(names, pending))
 
 
 class Outbox:
@@ -222,8 +219,10 @@ class Outbox:
         """Note that every server watching these stores has been told."""
         async with self._database.begin() as connection:
             await lock_feed(connection)
-            mark = update(notifications).where(has_key(notifications))
-            await connection.execute(mark.values(published_at=now_ms), keys(rows))
+            places = [(each.store_id, each.seq) for each in rows]
+            given = listed(connection, places, store_id=String(), seq=BigInteger())
+            mark = update(notifications).where(is_same(notifications, given))
+            await connection.execute(mark.values(published_at=now_ms))
 
 
 async def _rows(

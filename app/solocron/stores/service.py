@@ -97,9 +97,10 @@ class StoreService:
         """Close up to `limit` open stores with one of `keys`: none of these is open any more, so it
         does not matter `after` which the batch begins."""
         closed = await self.repository.close_due(connection, keys, now_ms=now_ms, limit=limit)
+        at = _iso(tick)
 
         def told(name: str) -> HoursEnded:
-            return {"name": name, "reason": "hours-ended", "tick": _iso(tick)}
+            return {"name": name, "reason": "hours-ended", "tick": at}
 
         rows = await self._tell(connection, STORE_CLOSED, closed, told, now_ms)
         return Batch(rows, closed[-1].id if len(closed) == limit else None)
@@ -112,9 +113,10 @@ class StoreService:
         that this tick did not remind yet."""
         due = await self.repository.closed(connection, keys, after=after, limit=limit)
         seqs = await next_seqs_unreminded(connection, [each.id for each in due], tick)
+        at = _iso(tick)
 
         def told(name: str) -> HoursBegan:
-            return {"name": name, "tick": _iso(tick)}
+            return {"name": name, "tick": at}
 
         rows = await self._append(connection, STORE_OPEN_REMINDER, due, seqs, told, now_ms)
         return Batch(rows, due[-1].id if len(due) == limit else None)
