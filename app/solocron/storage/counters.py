@@ -60,7 +60,7 @@ def _firsts(
     connection: AsyncConnection, store_ids: Collection[str], tick: int | None = None
 ) -> Any:
     """An INSERT of the first seq of each store, in the order of their ids."""
-    given = listed(connection, [(each,) for each in sorted(store_ids)], store_id=String())
+    given = listed(connection, [(each,) for each in sorted(store_ids)], {"store_id": String()})
     values = (given.c.store_id, literal(1, BigInteger()), literal(tick, BigInteger()))
     insert = postgres_insert if connection.dialect.name == "postgresql" else sqlite_insert
     return insert(store_states).from_select(
@@ -71,4 +71,4 @@ def _firsts(
 
 async def _taken(connection: AsyncConnection, upsert: Insert) -> dict[str, int]:
     returning = upsert.returning(store_states.c.store_id, store_states.c.notification_seq)
-    return {store_id: seq for store_id, seq in await connection.execute(returning)}
+    return {store_id: seq for store_id, seq in (await connection.execute(returning)).all()}

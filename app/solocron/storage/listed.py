@@ -4,30 +4,41 @@ piece, by a statement whose text is always the same, and are worked on there as 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import ARRAY, FromClause, bindparam, column, func, select, text, type_coerce
+from sqlalchemy import JSON, ColumnElement, FromClause, Text, bindparam, cast, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.types import String, TypeEngine
+from sqlalchemy.types import TypeEngine
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"a {type(value).__name__} cannot be handed to the database")
+
+
+_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=_plain).encode
 
 
 def listed(
-    connection: AsyncConnection, rows: Sequence[Sequence[Any]], *, name: str = "listed",
-    **types: TypeEngine[Any],
-) -> FromClause:  # fmt: skip
-    """The rows, of which there is one at least, as the table `name` with columns of these types."""
+    connection: AsyncConnection, rows: Sequence[Sequence[Any]], types: Mapping[str, TypeEngine[Any]]
+) -> FromClause:
+    """The rows, of which there is one at least, as a table with columns of these types. A dict in
+    a column of text is JSON there."""
+    given = bindparam(None, _json(rows), Text())
+    parts: list[ColumnElement[Any]]
     if connection.dialect.name == "postgresql":
-        columns = zip(types.values(), zip(*rows, strict=True), strict=True)
-        arrays = [bindparam(None, list(values), ARRAY(type_)) for type_, values in columns]
-        made = func.unnest(*arrays).table_valued(*(column(*each) for each in types.items()))
-        return made.render_derived(name=name)
-    each = func.json_each(bindparam(None, json.dumps(rows), String())).table_valued("value")
-    parts = [
-        type_coerce(func.json_extract(each.c.value, f"$[{number}]"), type_).label(column_)
-        for number, (column_, type_) in enumerate(types.items())
-    ]
-    return select(*parts).subquery(name)
+        each = func.json_array_elements(cast(given, JSON)).table_valued("value").render_derived()
+        parts = [each.c.value.op("->>")(number) for number in range(len(types))]
+    else:
+        each = func.json_each(given).table_valued("value")
+        parts = [func.json_extract(each.c.value, f"$[{number}]") for number in range(len(types))]
+    named = zip(parts, types.items(), strict=True)
+    return select(*(cast(part, type_).label(name) for part, (name, type_) in named)).subquery(
+        "listed"
+    )
 
 
 async def plan_anew(connection: AsyncConnection) -> None:

@@ -23,14 +23,13 @@ from sqlalchemy import (
     insert,
     literal,
     select,
-    update,
     values,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.storage.counters import newest_seqs
 from solocron.storage.engine import Database, database_now
-from solocron.storage.feed import EVERY, Feed, is_same, lock_feed
+from solocron.storage.feed import EVERY, PLACE, Feed, mark_published
 from solocron.storage.listed import listed
 from solocron.storage.tables import deliveries, notifications
 from solocron.together import Together
@@ -38,8 +37,6 @@ from solocron.together import Together
 CHUNK = 500  # stores per statement: 3 parameters each, well under either database's limit
 _READERS = 6  # of the database's 10 connections
 _FEW, _FEW_ROWS = 100, 20  # spans of stores that are read for several readers, and rows of each
-
-_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 _T = TypeVar("_T")
 
@@ -81,15 +78,15 @@ async def append(
         return
     given = listed(
         connection,
-        [(each.store_id, each.seq, each.type, _json(each.data), each.created_at) for each in rows],
-        store_id=String(), seq=BigInteger(), type=String(), data=Text(), created_at=BigInteger(),
-    )  # fmt: skip
+        [(each.store_id, each.seq, each.type, each.data, each.created_at) for each in rows],
+        {**PLACE, "type": String(), "data": Text(), "created_at": BigInteger()},
+    )
     await connection.execute(
         insert(notifications).from_select([each.name for each in given.c], select(given))
     )
     if channels:
         pairs = [(each.store_id, each.seq, channel) for each in rows for channel in channels]
-        given = listed(connection, pairs, store_id=String(), seq=BigInteger(), channel=String())
+        given = listed(connection, pairs, {**PLACE, "channel": String()})
         pending = select(given, literal("pending", String()), database_now())
         names = [*(each.name for each in given.c), "state", "due_at"]
         await connection.execute(insert(deliveries).from_select(names, pending))
@@ -218,11 +215,8 @@ class Outbox:
     async def mark_published(self, rows: Sequence[Notification], now_ms: int) -> None:
         """Note that every server watching these stores has been told."""
         async with self._database.begin() as connection:
-            await lock_feed(connection)
             places = [(each.store_id, each.seq) for each in rows]
-            given = listed(connection, places, store_id=String(), seq=BigInteger())
-            mark = update(notifications).where(is_same(notifications, given))
-            await connection.execute(mark.values(published_at=now_ms))
+            await mark_published(connection, places, now_ms)
 
 
 async def _rows(
