@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from solocron.cron.run import Run
@@ -27,25 +27,27 @@ class AutoClose(StoreJob):
 
     async def _close(self, run: Run, stores: LooksAhead, keys: Sequence[HoursKey]) -> int:
         total = 0
-        async for some in _batches(stores, keys, self.batch):
-            now_ms = int(self.clock.now_ms())
-            async with run.transaction() as connection:
-                rows = await self.stores.close_these(connection, some, tick=run.tick, now_ms=now_ms)
-            if rows:
-                self.publish(rows)
-            total += len(rows)
+        for start in range(0, len(keys), _KEYS_AHEAD):
+            some, count = keys[start : start + _KEYS_AHEAD], _AHEAD
+            after: str | None = None
+            while count == _AHEAD:
+                found = await stores.look_ahead(some, after=after, limit=_AHEAD)
+                count = len(found)
+                for batch in _batches(found, self.batch):
+                    total += await self._close_batch(run, batch)
+                    after = next(reversed(batch))
         return total
 
+    async def _close_batch(self, run: Run, due: Mapping[str, HoursKey]) -> int:
+        now_ms = int(self.clock.now_ms())
+        async with run.transaction() as connection:
+            rows = await self.stores.close_these(connection, due, tick=run.tick, now_ms=now_ms)
+        if rows:
+            self.publish(rows)
+        return len(rows)
 
-async def _batches(
-    stores: LooksAhead, keys: Sequence[HoursKey], size: int
-) -> AsyncIterator[Mapping[str, HoursKey]]:
-    """What is due, that many at a time."""
-    for start in range(0, len(keys), _KEYS_AHEAD):
-        some, after, count = keys[start : start + _KEYS_AHEAD], None, _AHEAD
-        while count == _AHEAD:
-            found = await stores.look_ahead(some, after=after, limit=_AHEAD)
-            count, items = len(found), iter(found.items())
-            while batch := dict(islice(items, size)):
-                yield batch
-                after = next(reversed(batch))
+
+def _batches(found: Mapping[str, HoursKey], size: int) -> Iterator[dict[str, HoursKey]]:
+    items = iter(found.items())
+    while batch := dict(islice(items, size)):
+        yield batch
