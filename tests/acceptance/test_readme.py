@@ -143,6 +143,31 @@ async def test_the_readmes_asgi_hosts_serve_the_websocket(
         assert await ws.receive_json() == {"type": "pong"}
 
 
+def test_each_of_several_workers_may_have_a_port_of_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOLOCRON_PORT", "0")
+    code = (
+        "import logging; logging.basicConfig(level='INFO')\n" + (folder / "beside.py").read_text()
+    )
+    (folder / "beside.py").write_text(code)
+    options = ["--workers", "2", "--port", str(free_port())]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "beside:app", *options], stderr=subprocess.PIPE,
+        text=True, cwd=folder,
+    )  # fmt: skip
+    ports: set[str] = set()
+    try:
+        for line in server.stderr or ():
+            ports |= set(re.findall(r"solocron.web:listening on http://127.0.0.1:(\d+)", line))
+            if len(ports) == 2:
+                break
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+    assert len(ports) == 2
+
+
 def test_each_section_is_in_the_contents_and_each_link_leads_somewhere() -> None:
     prose = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
     anchors = [

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from commands import Cli
 from conftest import RedisServer
 from proxy import Proxy
 from services import HttpServer, http_server
@@ -114,7 +118,8 @@ async def fleet(http: HttpServer, *jobs: Job, clock: Clock | None = None) -> Asy
     workers = [Solocron(load(), clock=clock) for _ in jobs or (1, 2)]
     for cron, each in zip(workers, jobs, strict=False):
         cron.add(each)
-    await workers[0].parts.database.migrate()
+    if workers[0].parts.stored is not None:
+        await workers[0].parts.database.migrate()
     async with AsyncExitStack() as stack:
         for cron in workers:
             await stack.enter_async_context(cron)
@@ -167,6 +172,66 @@ async def test_with_both_down_each_worker_tells_and_the_end_is_told_once(
             over = [f"resolved {each}" for each in names]
             await here.hears(*raised, *raised, *over)
             await here.silent(*raised, *raised, *over)
+
+
+async def test_without_a_database_that_decides_none_is_said_to(
+    calm: pytest.MonkeyPatch, http: HttpServer, own_redis: RedisServer, postgres_url: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    calm.setenv("REDIS_URL", own_redis.url)
+    async with Proxy.to_postgres(postgres_url) as proxy:
+        calm.setenv("DATABASE_URL", proxy.postgres_url(postgres_url))
+        async with fleet(http) as here:
+            await proxy.down()
+            await until(lambda: here.all_raised("database-down"))
+            own_redis.stop()
+            await until(lambda: here.all_raised("redis-down"))
+    alarms = {each.getMessage() for each in caplog.records if each.levelname == "ERROR"}
+    assert alarms == {
+        "ALARM: the database is away: no tick is run",
+        "ALARM: Redis is away, and so is the database: no tick is run",
+    }
+
+
+@pytest.mark.parametrize("kept_in", ["database", "redis"])
+async def test_the_command_lists_what_is_raised_and_says_what_is_not_known(
+    calm: pytest.MonkeyPatch, http: HttpServer, own_redis: RedisServer, postgres_url: str,
+    tmp_path: Path, kept_in: str,
+) -> None:  # fmt: skip
+    stored = kept_in == "database"
+    calm.setenv("REDIS_URL", own_redis.url)
+    async with Proxy.to_postgres(postgres_url) as proxy:
+        database = proxy.postgres_url(postgres_url) if stored else "none"
+        calm.setenv("DATABASE_URL", database)
+        cli = Cli(tmp_path, {"REDIS_URL": own_redis.url, "DATABASE_URL": database})
+        async with fleet(http, job(fails, attempts=1)) as here:
+            assert (await cli("alerts")).out == "No alert is raised.\n"
+            now = int(SystemClock().now_ms())
+            await here.run(0, now)
+            await here.hears("alarm job-failed one")
+            listed = await cli("alerts", "--json")
+            assert (listed.code, listed.err) == (0, "")
+            told = {"alert": "job-failed", "job": "one", "severity": "critical", "since": now,
+                    "detail": "the one cron failed: ValueError: no stock"}  # fmt: skip
+            assert json.loads(listed.out) == [told]
+            table = (await cli("alerts")).out
+            assert re.search(r"job-failed .* one .* critical .*\+00:00 .* no stock", table)
+        if stored:
+            await proxy.down()
+            without = await cli("alerts", "--json")
+            assert (without.code, json.loads(without.out)) == (0, [told])
+            assert "the database does not answer: what was raised" in without.complaint
+            await proxy.up()
+        own_redis.stop()
+        without = await cli("alerts", "--json")
+        assert without.complaint.startswith("solocron: Redis does not answer: ")
+        if stored:
+            assert (without.code, json.loads(without.out)) == (0, [told])
+            await proxy.down()
+            without = await cli("alerts")
+            assert without.complaint.startswith("solocron: neither Redis nor the database")
+        assert (without.code, without.out) == (3, "")
+        await cli.close()
 
 
 async def test_a_worker_that_dies_leaves_no_condition_raised(

@@ -26,8 +26,8 @@ from solocron.web.auth import Authenticator
 from workers import table_locked, until
 
 COMMANDS = ("serve", "migrate", "jobs", "run", "status", "locks", "unlock", "token", "demo",
-            "history", "explain", "pause", "resume", "doctor", "deadletters", "stores list",
-            "stores import")  # fmt: skip
+            "history", "explain", "pause", "resume", "doctor", "alerts", "deadletters",
+            "stores list", "stores import")  # fmt: skip
 HEADER = "id,name,timezone,hours,is_open\n"
 GOOD = HEADER + "1,Mitte,Europe/Berlin,off,true\n2,Süd,Europe/Berlin,24/7,true\n"
 NOWHERE = "postgresql://u@127.0.0.1:1/none"

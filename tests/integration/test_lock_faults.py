@@ -118,6 +118,20 @@ async def test_an_idle_connection_stays_up_whatever_the_url_asks_for(
         assert locks.link._session is session
 
 
+async def test_a_cancelled_call_costs_neither_the_connection_nor_the_order(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with manager(redis_server.url) as locks:
+        await locks.is_locked(KEY)
+        session = locks.link._session
+        asking = asyncio.create_task(locks.is_locked(KEY))
+        await asyncio.sleep(0)
+        asking.cancel()
+        assert await locks.link.call("ECHO", "next") == b"next"
+        assert locks.link._session is session
+    assert caplog.records == []
+
+
 async def test_a_redis_that_comes_back_is_found_and_each_change_is_said_once(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -135,6 +149,21 @@ async def test_a_redis_that_comes_back_is_found_and_each_change_is_said_once(
     assert said.count("✅ Redis ready for distributed locks") == 2
 
 
+async def test_a_call_has_its_own_deadline_whoever_waits_before_it(own_redis: RedisServer) -> None:
+    async with manager(own_redis.url, deadline_s=0.6) as locks:
+        await locks.is_locked(KEY)
+        own_redis.pause()
+        loop = asyncio.get_running_loop()
+        first, began = asyncio.create_task(locks.is_locked(KEY)), loop.time()
+        await asyncio.sleep(0.4)
+        second, later = [asyncio.create_task(locks.is_locked(KEY)) for _ in range(2)]
+        with pytest.raises(LockUnavailable, match=r"^Redis gave no answer within 0\.6 s$"):
+            await first
+        assert 0.55 < loop.time() - began < 0.9
+        own_redis.resume()
+        assert [await second, await later] == [False, False]
+
+
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_a_stalled_loop_is_not_taken_for_a_lost_redis(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture, loop: Any
@@ -142,10 +171,10 @@ def test_a_stalled_loop_is_not_taken_for_a_lost_redis(
     async def main() -> None:
         async with manager(redis_server.url, deadline_s=0.2) as locks:
             await locks.is_locked(KEY)
-            asking = asyncio.create_task(locks.acquire_lock(KEY, 60_000))
+            asking = [asyncio.create_task(locks.acquire_lock(key, 60_000)) for key in (KEY, "two")]
             await asyncio.sleep(0)
-            time.sleep(0.5)  # noqa: ASYNC251  # the reply is there, and so is the deadline
-            assert await asking
+            time.sleep(0.5)  # noqa: ASYNC251  # one reply is there, one not asked for; both are due
+            assert await asyncio.gather(*asking) == [True, True]
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(main())
@@ -270,8 +299,22 @@ async def test_every_form_of_refusal_is_told_apart_from_held(
     redis_server: RedisServer, reply: str
 ) -> None:
     async with manager(redis_server.url) as locks:
-        with pytest.raises(LockReadOnly):
-            await locks.link.call("EVAL", "return redis.error_reply(ARGV[1])", 0, reply)
+        for _ in range(2):  # on a new connection, and on one that is there
+            with pytest.raises(LockReadOnly):
+                await locks.link.call("EVAL", "return redis.error_reply(ARGV[1])", 0, reply)
+            await locks.is_locked(KEY)
+
+
+async def test_a_refusal_of_the_connection_itself_is_retried_on_another(
+    redis_server: RedisServer,
+) -> None:
+    async with manager(redis_server.url) as locks:
+        await locks.is_locked(KEY)
+        script = """
+            if redis.call('INCR', KEYS[1]) > 2 then return 'in' end
+            return redis.error_reply('NOAUTH Authentication required.')
+        """
+        assert await locks.link.call("EVAL", script, 1, "knocks") == b"in"
 
 
 async def test_an_error_for_an_answer_is_unavailable_and_never_held(
@@ -281,6 +324,18 @@ async def test_an_error_for_an_answer_is_unavailable_and_never_held(
     async with manager(redis_server.url) as locks:
         with pytest.raises(LockUnavailable, match="WRONGTYPE"):
             await locks.acquire_lock(KEY, 5000)
+
+
+async def test_a_reply_that_never_ends_is_cut_off(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("solocron.locks.session._MAX_REPLY", 100_000)
+    async with manager(redis_server.url) as locks:
+        long = "return string.rep('x', ARGV[1])"
+        assert len(await locks.link.call("EVAL", long, 0, 90_000)) == 90_000
+        with pytest.raises(LockUnavailable, match="reply of more than 100000 bytes"):
+            await locks.link.call("EVAL", long, 0, 1_000_000)
+        assert not await locks.is_locked(KEY)
 
 
 # -- who owns what -----------------------------------------------------------------------------

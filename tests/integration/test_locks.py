@@ -130,7 +130,7 @@ async def test_a_silent_owner_is_taken_over_before_the_ttl(
     async with manager(redis_server, lease_ms=200) as locks:
         granted = await locks.claim(KEY, 1000, 600_000)
         assert isinstance(granted, Granted)
-        locks._leases.clear()  # the owner falls silent
+        locks._renewals._leases.clear()  # the owner falls silent
         while isinstance(claim := await other.claim(KEY, 1000, 600_000), Held):
             await asyncio.sleep(0.02)
         assert isinstance(claim, Granted)

@@ -82,6 +82,29 @@ async def test_a_cancelled_wait_leaves_no_lock(
     assert redis_server.cli("keys", "*") == ""
 
 
+async def test_what_is_held_when_the_manager_is_closed_is_told_and_freed(
+    redis_server: RedisServer,
+) -> None:
+    told = asyncio.Event()
+
+    async def body(locks: LockManager) -> None:
+        with pytest.raises(LeaseLost, match="reindex lost: its lock manager was closed"):
+            async with Lock(locks, "reindex", TTL_MS):
+                told.set()
+                await asyncio.sleep(20)
+
+    async with LockManager(redis_server.url) as locks, asyncio.TaskGroup() as group:
+        group.create_task(body(locks))
+        by_hand = Lock(locks, "by-hand", TTL_MS)
+        await by_hand.acquire()
+        await told.wait()
+        await locks.__aexit__()
+        assert redis_server.cli("exists", "reindex", "by-hand").strip() == "0"
+        redis_server.cli("client", "kill", "type", "normal")
+        assert not await by_hand.release()  # nor does that connect again
+        assert redis_server.cli("client", "list").count("cmd=") == 1  # the one that asks
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

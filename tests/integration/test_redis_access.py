@@ -37,7 +37,7 @@ async def works(url: str, within_s: float = 5) -> None:
         assert isinstance(claim, Granted)
         await locks.survey([KEY])
         assert [lock["key"] for lock in await locks.locks()] == [KEY]
-        await locks._renew([claim.lease])
+        await locks._renewals.renew([claim.lease])
         assert locks.statistics.of(KEY).renewals == 1
         assert await locks.release(claim.lease, settle=1000)
         assert await locks.claim(KEY, 1000, 60_000) == Done(1000)

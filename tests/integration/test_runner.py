@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,13 +13,15 @@ import pytest
 from conftest import RedisServer, fresh_database
 from ledgers import NONE, ledger_of
 from solocron.clock import SystemClock
+from solocron.cron.alarm import ALARM_AFTER
 from solocron.cron.job import Body, Job
 from solocron.cron.run import Run
 from solocron.cron.runner import Runner
 from solocron.cron.ticks import Calendar
-from solocron.errors import ConfigError
+from solocron.errors import ConfigError, LockUnavailable
 from solocron.locks.manager import LockManager
 from solocron.storage.engine import Database
+from workers import until
 
 CALENDAR = Calendar("0 0,6 * * *")
 
@@ -197,3 +201,54 @@ def test_a_wrong_job_is_named(wrong: dict[str, Any]) -> None:
 
     with pytest.raises(ConfigError, match="store-auto-close"):
         job(body, **wrong)
+
+
+async def test_only_a_redis_that_gives_no_answer_about_a_lock_raises_its_alarm(
+    own_redis: RedisServer, database: Database | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(run: Run) -> None: ...
+
+    async with LockManager(own_redis.url, clock=SystemClock(), deadline_s=0.2) as locks:
+        one, skips = runner(locks, database), job(body, on_redis_down="skip")
+
+        async def met(*wanted: str) -> None:
+            assert [(await one.run_tick(skips, latest())).reason for _ in wanted] == [*wanted]
+
+        own_redis.stop()
+        await met(*["redis-down"] * (ALARM_AFTER - 1))
+        own_redis.start()
+        owner = f"elsewhere:1:0:{latest() - 1}"  # an earlier tick's run goes on
+        for key in (skips.lock_key, f"{{{skips.lock_key}}}:alive"):
+            own_redis.cli("SET", key, owner, "PX", "60000")
+        await until(lambda: is_up(locks))
+        await met(*["overlap"] * (ALARM_AFTER + 1))
+        own_redis.stop()
+        await met(*["redis-down"] * (ALARM_AFTER - 1))  # a new row
+        assert one.alarm.raised == set()
+        await met("redis-down")
+        assert one.alarm.raised == {skips.name}
+    (alarm,) = [each.getMessage() for each in caplog.records if "ALARM" in each.getMessage()]
+    assert re.fullmatch(
+        r"ALARM: the store auto-close cron failed to get its lock 3 times in a row: .*Redis.*",
+        alarm,
+    )
+
+
+async def is_up(locks: LockManager) -> bool:
+    with suppress(LockUnavailable):
+        return not await locks.is_locked("cron:nothing")
+    return False
+
+
+async def test_without_redis_a_failing_bodys_traceback_is_its_own(
+    own_redis: RedisServer, database: Database | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(run: Run) -> None:
+        raise ValueError("no stock")
+
+    own_redis.stop()
+    async with LockManager(own_redis.url, clock=SystemClock(), deadline_s=0.2) as locks:
+        outcome = await runner(locks, database).run_tick(job(body, attempts=1), latest())
+    assert (outcome.state, outcome.reason) == ("failed", "ValueError: no stock")
+    (told,) = [each.exc_info for each in caplog.records if each.exc_info]
+    assert told is not None and told[1] is not None and told[1].__context__ is None

@@ -202,6 +202,34 @@ async def test_of_many_missed_ticks_the_newest_is_run_and_no_other(
     assert ran.ticks == [START + 20 * 60 * MINUTE]
 
 
+@pytest.mark.parametrize(("minutes", "then"), [(0, 30), (29, 30), (31, 60)])
+async def test_a_tick_is_left_out_for_a_run_that_would_have_met_it_on_time_and_for_no_late_one(
+    redis_server: RedisServer, migrated: str, minutes: int, then: int
+) -> None:
+    ran, clock, started, end = Ran(), StoppedClock(START - 1000), asyncio.Event(), asyncio.Event()
+
+    async def meets_the_next(run: Run) -> None:
+        await ran(run)
+        started.set()
+        await end.wait()
+
+    one = job(meets_the_next)
+    async with server(redis_server.url, migrated, clock, one) as scheduler:
+        await swept(scheduler)
+        clock.now = START + 30 * MINUTE - 100  # nobody could run it before
+        await scheduler.sweep()
+        await started.wait()
+        clock.now = START + 30 * MINUTE + 10
+        scheduler._fire(one, START + 30 * MINUTE)
+        await until(lambda: scheduler.running == 1)
+        clock.now += minutes * MINUTE  # so long the run takes
+        end.set()
+        await until(lambda: scheduler.running == 0)
+        clock.now += 2000
+        await swept(scheduler)
+    assert ran.ticks == [START, START + then * MINUTE]
+
+
 async def test_a_queue_runs_every_missed_tick_of_the_window_in_order(
     redis_server: RedisServer, migrated: str
 ) -> None:

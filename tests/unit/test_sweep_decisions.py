@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from solocron.cron.job import Job
 from solocron.cron.run import Run
-from solocron.cron.sweep import ON_TIME_MS, Decision, decide, is_free, is_missed, ticks_to_run
+from solocron.cron.sweep import (
+    ON_TIME_MS,
+    Decision,
+    decide,
+    is_free,
+    is_missed,
+    left_out,
+    ticks_to_run,
+)
 from solocron.cron.ticks import Calendar
 from solocron.locks.results import Pause, Survey
 
@@ -161,3 +169,17 @@ def test_catch_up_of_all_runs_each_tick_of_the_window_and_of_none_only_what_bega
     assert ticks_to_run(none, tick, settled=settled, unfinished=[before]) == [before, tick]
     assert is_missed(none, tick - ON_TIME_MS, tick + 1.0)
     assert is_missed(none, before, tick, began=True) == (tick - before > max(window, ON_TIME_MS))
+
+
+@settings(deadline=None)
+@given(st.sampled_from(EXPRESSIONS), AGES, AGES, st.booleans())
+def test_a_run_leaves_out_the_ticks_it_would_have_met_had_it_begun_on_time(
+    expression: str, age: int, took: int, skips: bool
+) -> None:
+    one = replace(job(expression), catch_up="skip" if skips else "latest")
+    tick = latest(one, NOW - age)
+    newest = left_out(one, tick, took, NOW)
+    if skips:  # what came is run now or never
+        assert newest == latest(one)
+    else:
+        assert tick <= newest <= tick + took < one.calendar.next_after(newest)

@@ -55,11 +55,15 @@ class Alerts:
     async def fleet(self) -> list[Alert]:
         """The alerts of all workers, oldest first; of this one, while neither Redis nor database
         can be asked."""
-        view = await self._fleet.view()
-        found = {alert.id: alert for alert, over, _ in view.alerts if not over}
+        found = {alert.id: alert for alert in (await self.view()).raised}
         for each in self.current():
             found.setdefault(each.id, each)
         return sorted(found.values(), key=lambda each: each.since_ms)
+
+    async def view(self) -> View:
+        """The alerts of all workers as Redis and the database have them, and which of the two could
+        be asked."""
+        return await self._fleet.view()
 
     async def run(self) -> None:
         """Look now and then, and tell, until cancelled."""

@@ -38,6 +38,11 @@ class View:
     database: bool
     redis: bool
 
+    @property
+    def raised(self) -> list[Alert]:
+        """Those that are not over."""
+        return [alert for alert, over, _ in self.alerts if not over]
+
     def lacks(self, id_: AlertId) -> bool:
         """Whether the alert is surely not raised in the fleet."""
         return self.database and self.redis and all(alert.id != id_ for alert, _, _ in self.alerts)

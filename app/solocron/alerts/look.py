@@ -62,9 +62,12 @@ class Look:
         """What needs no question."""
         found: dict[AlertId, str] = {}
         if not self._locks.link.is_up:
-            alone = "the database decides alone who runs a tick"
-            each = "each server runs the jobs that are to run without it"
-            found["redis-down", ""] = f"Redis is away: {alone if self._database else each}"
+            then = ": each server runs the jobs that are to run without it"
+            if self._database is not None:
+                then = ": the database decides alone who runs a tick"
+                if self._database.known():
+                    then = ", and so is the database: no tick is run"
+            found["redis-down", ""] = f"Redis is away{then}"
         if self._database is not None:
             found |= self._database.known()
         if self._locks.skew.off:

@@ -19,6 +19,7 @@ from solocron.cli.console import complain
 from solocron.cli.deadletters import deadletters
 from solocron.cli.doctor import doctor
 from solocron.cli.operating import explain, history, pause, resume
+from solocron.cli.raised import alerts
 from solocron.cli.settings import settings
 from solocron.cli.stores import stores_app
 from solocron.errors import (
@@ -29,7 +30,7 @@ from solocron.errors import (
     StorageUnavailable,
 )
 
-for command in (backfill, history, explain, pause, resume, doctor, deadletters, settings):
+for command in (backfill, history, explain, pause, resume, doctor, alerts, deadletters, settings):
     app.command()(command)
 app.add_typer(stores_app, name="stores")
 

@@ -1,7 +1,7 @@
 """Says when a job fails to get its lock again and again, once, and once when it gets it again.
 
-That a server loses a tick to another is no failure: Redis giving no answer is one, and so is a
-lock that the run of an earlier tick still holds. Pure: it decides, the runner speaks.
+Only that Redis gives no answer about it is a failure. Any answer is none, and ends the row: also
+that another server has the lock, be it for an earlier tick. Pure: it decides, the runner speaks.
 """
 
 from __future__ import annotations

@@ -26,14 +26,15 @@ UnderWay = tuple[Job, float]  # and since when, monotonic in s
 
 @dataclass(frozen=True)
 class _Ended:
-    """How a body ended: what it returned, and that as JSON, or its error, which is final if
-    another attempt could not mend it."""
+    """How a body ended, and when (UTC epoch ms): what it returned, and that as JSON, or its error,
+    which is final if another attempt could not mend it."""
 
     result: Any = None
     text: str | None = None
     error: str | None = None
     is_final: bool = False
     duration_ms: int = 0
+    at_ms: int = 0
 
 
 class Attempts:
@@ -95,7 +96,8 @@ class Attempts:
             pause_ms = min(job.backoff_ms * 2 ** min(tried - 1, 20), MAX_BACKOFF_MS)
             await asyncio.sleep(pause_ms / 1000)
             await self._next_attempt(job, run)
-        return replace(ended, duration_ms=int((self._clock.monotonic() - started) * 1000))
+        duration_ms = int((self._clock.monotonic() - started) * 1000)
+        return replace(ended, duration_ms=duration_ms, at_ms=int(self._clock.now_ms()))
 
     async def _body(self, job: Job, run: Run) -> _Ended:
         """How the body ended. One that ends without its lease, however, raises LeaseLost: a caught
@@ -130,7 +132,7 @@ class Attempts:
         """Write the end of the run."""
         error, duration_ms = ended.error, ended.duration_ms
         if not await self._ledger.finish(
-            run.key, now_ms=int(self._clock.now_ms()), duration_ms=duration_ms,
+            run.key, now_ms=ended.at_ms, duration_ms=duration_ms,
             result=ended.text, error=error, progress=run.news(),
         ):  # fmt: skip
             raise LeaseLost(f"attempt {run.attempt} of {run.job} was superseded")
@@ -141,9 +143,12 @@ class Attempts:
                 "%s cron job failed after %d attempt%s: %s", _capital(job.title), run.attempt,
                 "" if run.attempt == 1 else "s", error, extra=fields,
             )  # fmt: skip
-            return Outcome("failed", error, run.attempt, duration_ms)
+            return Outcome("failed", error, run.attempt, duration_ms, ended_ms=ended.at_ms)
         run.log.info("%s cron job completed successfully", _capital(job.title), extra=fields)
-        return Outcome("succeeded", None, run.attempt, duration_ms, counts, result=ended.result)
+        return Outcome(
+            "succeeded", None, run.attempt, duration_ms, counts, ended_ms=ended.at_ms,
+            result=ended.result,
+        )  # fmt: skip
 
     async def _hand_over(self, run: Run, *, stopping: bool) -> None:
         try:

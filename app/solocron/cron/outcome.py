@@ -40,8 +40,8 @@ class Outcome(Generic[T]):
     `tick`: whose run it was (UTC epoch ms; 0: none was begun); `result`: what its body returned.
     `state`: succeeded, failed, lost or skipped; `reason`: a skip reason or the error's text;
     `detail`: more about a skip, such as who holds the lock. `begun_ms`: when its body began here
-    (UTC epoch ms; None: it did not); `taken_over`: another server had begun it; `fallback`: without
-    Redis; `by_ledger`: it was the ledger that refused it.
+    (UTC epoch ms; None: it did not), `ended_ms`: when it ended; `taken_over`: another server had
+    begun it; `fallback`: without Redis; `by_ledger`: it was the ledger that refused it.
     """
 
     state: str
@@ -51,6 +51,7 @@ class Outcome(Generic[T]):
     counts: Mapping[str, int] = field(default_factory=dict)
     detail: str = ""
     begun_ms: int | None = None
+    ended_ms: int | None = None
     taken_over: bool = False
     fallback: bool = False
     by_ledger: bool = False

@@ -21,13 +21,13 @@ from solocron.cron.manual import Asked, own_tick
 from solocron.cron.outcome import Outcome
 from solocron.cron.run import Notify, Run
 from solocron.cron.spans import end, run_span, tick_span
-from solocron.cron.sweep import MAX_MISSED, ticks_to_run
+from solocron.cron.sweep import MAX_MISSED, left_out, ticks_to_run
 from solocron.cron.values import params_text
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
 from solocron.ledger import KEEPERS, Ledger, RunKey, Verdict
 from solocron.locks.lease import Lease
 from solocron.locks.manager import LockManager
-from solocron.locks.results import Done, Early, Granted, Held, Paused
+from solocron.locks.results import Claim, Done, Early, Granted, Held, Paused
 from solocron.tracing import Tracer
 
 log = logging.getLogger("solocron.cron")
@@ -113,34 +113,36 @@ class Runner:
 
     async def _run_tick(self, job: Job, tick: int, origin: str, asked: Asked | None) -> Outcome:
         wanted = tick if origin in ("schedule", "sweep") else -1
+        claim: Claim | LockUnavailable  # a body that runs in an `except` would have its traceback
         try:
             claim = await self._locks.claim(
                 job.lock_key, wanted, job.ttl_ms, lease_ms=self._lease_of(job), reserve=job.reserve
             )
         except LockUnavailable as error:
-            if not self.redis_is_told():
-                self._note(job, failed=str(error))
-            if not job.runs_without_redis(self._locks.margin_ms):
-                return Outcome("skipped", "redis-down", detail=str(error))
-            return await self._run_without_redis(job, tick, origin, asked)
+            claim = error
+        if not isinstance(claim, LockUnavailable):
+            self._note(job)
+        elif not self.redis_is_told():
+            self._note(job, failed=str(claim))
         match claim:
+            case LockUnavailable():
+                if not job.runs_without_redis(self._locks.margin_ms):
+                    return Outcome("skipped", "redis-down", detail=str(claim))
+                return await self._run_without_redis(job, tick, origin, asked)
             case Held():
                 reason = "held" if claim.tick is None or claim.tick >= tick else "overlap"
-                self._note(job, failed=claim.owner if reason == "overlap" else "")
                 return Outcome("skipped", reason, detail=claim.owner)
             case Done():
-                self._note(job)
                 return Outcome("skipped", "done")
             case Paused():
                 return Outcome("skipped", "paused")
             case Early():
                 return Outcome("skipped", "clock-skew")
             case Granted():
-                self._note(job)
                 return await self._run_granted(job, tick, claim, origin, asked)
 
     def _note(self, job: Job, *, failed: str = "") -> None:
-        """Say it when the lock could not be had again and again, and when it can again."""
+        """Say it when Redis said nothing about the lock again and again, and when it does again."""
         change, fields = self.alarm.note(job.name, failed=bool(failed)), {"job": job.name}
         if change == "raised":
             log.error(
@@ -169,7 +171,8 @@ class Runner:
             )
             ran = outcome.state in ("succeeded", "failed")
             if settle == tick and ran and job.overlap == "skip":  # only a run is in a tick's way
-                covers = job.latest_due(self._clock.now_ms()) or -1
+                took_ms = (outcome.ended_ms or 0) - (outcome.begun_ms or 0)
+                covers = left_out(job, tick, took_ms, self._clock.now_ms())
             return outcome
         finally:
             await self._locks.release(lease, settle=settle, covers=covers)
@@ -249,12 +252,14 @@ class Runner:
 
     async def _settled_by_ledger(self, job: Job) -> int:
         """The newest tick that is settled as far as the ledger knows (-1: none): with overlap
-        `skip`, those that came while the newest one ran are."""
+        `skip`, those that the newest one's run was in the way of are."""
         tick = (await self._ledger.latest_ticks([job.name])).get(job.name, -1)
         if tick < 0 or job.overlap == "queue":
             return tick
-        (run,) = await self._ledger.history(job.name, 1, tick=tick) or [{"finished_at": None}]
-        return max(tick, job.latest_due(run["finished_at"] or 0) or -1)
+        rows = await self._ledger.history(job.name, 1, tick=tick)
+        if not rows or (ended_ms := rows[0]["finished_at"]) is None:
+            return tick
+        return left_out(job, tick, ended_ms - rows[0]["started_at"], ended_ms)
 
     async def _run_one(
         self, job: Job, tick: int, lease: Lease, origin: str, fallback: bool,

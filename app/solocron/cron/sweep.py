@@ -58,6 +58,14 @@ def ticks_to_run(job: Job, tick: int, *, settled: int, unfinished: Sequence[int]
     return [*sorted(before), tick][:_MAX_TICKS_PER_CLAIM]
 
 
+def left_out(job: Job, tick: int, took_ms: float, now_ms: float) -> int:
+    """The newest tick that a run of `tick` was in the way of, `tick` if of none: those that came
+    while it ran for `took_ms`, counted from its own time on. One that met it only because it began
+    late is still to be run, unless the job runs no tick late."""
+    until_ms = now_ms if job.catch_up == "skip" else tick + job.delay_ms + took_ms
+    return max(tick, job.latest_due(until_ms) or tick)
+
+
 def is_free(survey: Survey) -> bool:
     """Whether a claim could be granted: not paused, and no live owner or older server's lock."""
     if survey.paused:

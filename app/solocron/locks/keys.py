@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from solocron.errors import ConfigError
@@ -10,6 +11,7 @@ MAX_TTL_MS = 7 * 24 * 3600 * 1000
 PAUSE_MS = 7 * 24 * 3600 * 1000
 LONGEST_PAUSE_MS = 30 * 24 * 3600 * 1000
 MAX_KEY = 200
+_KEY = re.compile(rf"[^{{}}\s]{{1,{MAX_KEY}}}")
 
 
 class Companions(NamedTuple):
@@ -30,7 +32,11 @@ class Companions(NamedTuple):
 
 def companions(key: str) -> Companions:
     """The companion keys of the lock `key`."""
-    return Companions(*(f"{{{key}}}:{name}" for name in Companions._fields))
+    slot = f"{{{key}}}:"
+    return Companions(
+        slot + "alive", slot + "settled", slot + "paused", slot + "looked", slot + "older",
+        slot + "reserved",
+    )  # fmt: skip
 
 
 def lock_key(job: str, environment: str) -> str:
@@ -56,7 +62,7 @@ def check_ttl(ttl_ms: float, name: str = "ttl_ms", *, at_most_ms: int = MAX_TTL_
 
 def check_key(key: str) -> str:
     """`key` if it is a usable lock key, else ConfigError."""
-    if not key or len(key) > MAX_KEY or any(c in "{}" or c.isspace() for c in key):
+    if _KEY.fullmatch(key) is None:
         raise ConfigError(
             f"lock key {key[:MAX_KEY]!r}: give 1 to {MAX_KEY} characters without spaces or braces"
         )

@@ -30,6 +30,7 @@ class Lease:
         self.since_s = sent_at_s
         self.lost = asyncio.Event()
         self.reason = ""
+        self.released = False  # by whom it was granted
         self._clock = clock
         self._on_lost: list[Callable[[], None]] = []
         self._timer: asyncio.TimerHandle | None = None

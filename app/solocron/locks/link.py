@@ -163,14 +163,31 @@ class RedisLink:
         Raises LockUnavailable (no answer, or an error for one) or LockReadOnly (Redis refuses
         writes); only NoScriptError passes.
         """
+        session, left_s = self._session, self._deadline_s
+        if session is not None and session.error is None:  # which keeps the deadline itself
+            time = asyncio.get_running_loop().time
+            began = time()
+            try:
+                reply = await session.submit(args)
+                self._reachability.works(self._server)
+                return reply
+            except (ResponseError, BusyLoadingError) as error:
+                raise self._refused(error, args, session) from None
+            except (LockUnavailable, RedisError) as error:
+                self._lost(name_of(error), session)
+                left_s -= time() - began
+                if left_s <= 0:
+                    if isinstance(session.error, TimeoutError):
+                        raise LockUnavailable(f"Redis gave {session.error}") from None
+                    left_s = self._deadline_s  # it was this loop that stood still
         try:
-            return await self._within(lambda: self.exchange(args))
+            return await self._within(lambda: self.exchange(args), left_s)
         except REDIRECTS as error:
-            raise _misplaced(error) from None
+            raise self._refused(error, args, session) from None
 
     async def call_all(self, commands: Sequence[Command], keys: Sequence[str] = ()) -> list[Any]:
         """As `call`, for many commands in one write; `keys`, one each, are for a cluster."""
-        replies = await self._within(lambda: self.exchange_all(commands))
+        replies = await self._within(lambda: self.exchange_all(commands), self._deadline_s)
         for each in replies:
             if isinstance(each, REDIRECTS):
                 raise _misplaced(each)
@@ -200,9 +217,9 @@ class RedisLink:
 
         return await self._exchange(args, submit)
 
-    async def _within(self, work: Callable[[], Awaitable[_T]]) -> _T:
+    async def _within(self, work: Callable[[], Awaitable[_T]], left_s: float) -> _T:
         try:
-            return await within(self._deadline_s, self._clock, work)
+            return await within(left_s, self._clock, work)
         except TimeoutError:
             why = f"; {self._failure}" if self._failure else ""
             self.timed_out()
@@ -221,13 +238,10 @@ class RedisLink:
                 self._failure = ""
                 self._reachability.works(self._server)
                 return reply
-            except (NoScriptError, *REDIRECTS):
+            except REDIRECTS:
                 raise
             except (ResponseError, BusyLoadingError) as error:
-                self._lost(name_of(error), session)
-                if isinstance(error, _REFUSALS) or _REFUSAL.search(str(error)):
-                    raise LockReadOnly(f"Redis refuses writes: {name_of(error)}") from None
-                raise LockUnavailable(f"Redis refuses {args[0]!s}: {name_of(error)}") from None
+                raise self._refused(error, args, session) from None
             except (LockUnavailable, RedisError, OSError) as error:
                 self._failure = name_of(error)
                 self._lost(name_of(error), session)
@@ -235,6 +249,17 @@ class RedisLink:
                     raise LockUnavailable(f"Redis is not reachable: {name_of(error)}") from None
                 await asyncio.sleep(_RETRY_PAUSES_S[attempt])
                 attempt += 1
+
+    def _refused(self, error: RedisError, args: Command, session: Session | None) -> Exception:
+        """What an error for an answer comes to."""
+        if isinstance(error, NoScriptError):
+            return error
+        if isinstance(error, REDIRECTS):
+            return _misplaced(error)
+        self._lost(name_of(error), session)
+        if isinstance(error, _REFUSALS) or _REFUSAL.search(str(error)):
+            return LockReadOnly(f"Redis refuses writes: {name_of(error)}")
+        return LockUnavailable(f"Redis refuses {args[0]!s}: {name_of(error)}")
 
     async def _connected(self) -> Session:
         if self._session is not None and self._session.error is None:
@@ -245,7 +270,7 @@ class RedisLink:
                     return self._session
                 await self._session.close()
                 self._session = None
-            session = Session(await self._connect(), self._clock.monotonic())
+            session = Session(await self._connect(), self._clock.monotonic(), self._deadline_s)
             self._session = session
             # One round trip; a script that could not be loaded is sent whole when it is used.
             loads = [session.submit(("SCRIPT", "LOAD", script)) for script in self._scripts]

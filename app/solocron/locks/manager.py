@@ -6,10 +6,10 @@ import asyncio
 import hashlib
 import logging
 import os
+import secrets
 import socket
-import uuid
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
 from redis.exceptions import NoScriptError
@@ -28,7 +28,9 @@ from solocron.locks.keys import (
 from solocron.locks.lease import Lease
 from solocron.locks.listing import held
 from solocron.locks.owned import Owned
+from solocron.locks.renewals import Renewals
 from solocron.locks.results import (
+    GRANTED,
     Claim,
     Granted,
     Held,
@@ -46,6 +48,7 @@ log = logging.getLogger("solocron.locks")
 
 _T = TypeVar("_T")
 
+_LET_GO_S = 1.0  # for those who hold a lock when the manager is closed
 _NOBODYS = "cron:*"  # no job has such a name
 
 
@@ -82,46 +85,48 @@ class LockManager:
         self._lease_ms = check_ttl(lease_ms, "lease_ms")
         self._keep_ms = check_ttl(keep_ms, "keep_ms")
         self.margin_ms = margin_ms
-        self._leases: dict[str, Lease] = {}
         self._shas: dict[str, str] = {}  # of the scripts, which are few
-        self._held: dict[str, Lease] = {}  # the same by key
         self._owned = Owned()
         self._background: set[asyncio.Task[Any]] = set()
+        self._renewals = Renewals(
+            self.script, self._together, clock=clock, statistics=self.statistics
+        )
         self._strays = Strays(self._settle, self._own, clock)
-        self._changed = asyncio.Event()
         self._identity = f"{socket.gethostname()[:100]}:{os.getpid()}"
-        self._renewer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self._strays.closing = False
-        if self._renewer is None:
-            self._renewer = asyncio.create_task(self._renew_forever(), name="lease-renewal")
+        self._renewals.start()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Await background releases, stop renewing, close the connection. Safe to call twice."""
+        """Await background releases, stop renewing, take back the leases still held, close the
+        connection. Safe to call twice."""
         self._strays.closing = True
+        await self._released()
+        for lease in await self._renewals.close(_LET_GO_S):
+            await self.release(lease)
+        await self._released()
+        await self.link.close()
+
+    async def _released(self) -> None:
         while self._background:
             await asyncio.wait(self._background)
-        if self._renewer is not None:
-            self._renewer.cancel()
-            await asyncio.gather(self._renewer, return_exceptions=True)
-            self._renewer = None
-        await self.link.close()
 
     @property
     def is_open(self) -> bool:
         """Whether leases are renewed: between entering it and leaving it."""
-        return self._renewer is not None
+        return self._renewals.is_running
 
     @property
     def leases(self) -> int:
         """How many leases this process holds."""
-        return len(self._leases)
+        return len(self._renewals)
 
     def new_token(self, tick: int = -1) -> str:
         """A fresh owner token, `host:pid:uuid:tick`; the uuid tells containers apart."""
-        return f"{self._identity}:{uuid.uuid4().hex}:{tick}"
+        # 128 random bits, as uuid4 has 122, for a fifth of its time.
+        return f"{self._identity}:{secrets.token_hex(16)}:{tick}"
 
     # -- the three functions -------------------------------------------------------------
 
@@ -132,11 +137,10 @@ class LockManager:
         """
         ttl = check_ttl(ttl_ms)
         token = self.new_token()
-        claim = await self._claim(key, token, -1, ttl, ttl)
-        if not isinstance(claim, Granted):
+        answer, sent_at = await self._ask(key, token, -1, ttl, ttl)
+        if answer[0] != GRANTED:
             return False
-        claim.lease.close()
-        self._owned.add(key, token, claim.lease.deadline_s, self._clock.monotonic())
+        self._owned.add(key, token, sent_at + ttl / 1000, self._clock.monotonic())
         return True
 
     async def release_lock(self, key: str) -> bool:
@@ -176,10 +180,15 @@ class LockManager:
         """
         ttl = check_ttl(ttl_ms)
         lease = min(ttl, check_ttl(lease_ms or self._lease_ms, "lease_ms"))
-        claim = await self._claim(key, self.new_token(tick), tick, ttl, lease, reserve)
-        if isinstance(claim, Granted):
-            self._keep(claim.lease)
-        return claim
+        token = self.new_token(tick)
+        answer, sent_at = await self._ask(key, token, tick, ttl, lease, reserve)
+        if answer[0] != GRANTED:
+            return read_refusal(answer)
+        granted = Lease(
+            key, token, ttl_ms=ttl, lease_ms=lease, sent_at_s=sent_at, clock=self._clock
+        )
+        self._renewals.keep(granted)
+        return Granted(granted, answer[1].decode(errors="replace"), int(answer[2]))
 
     async def release(self, lease: Lease, *, settle: int = -1, covers: int = -1) -> bool:
         """Free the lock, and settle the tick `settle` (-1: none) in the same script; while the
@@ -188,8 +197,11 @@ class LockManager:
         False when it was no longer ours or the reply is unknown; never raises for Redis.
         Completes even if the caller is cancelled.
         """
-        self._forget(lease)
+        self._renewals.forget(lease)
         lease.close()
+        if lease.released:
+            return False
+        lease.released = True
         return await asyncio.shield(self._own(self._release(lease, settle, covers)))
 
     async def _release(self, lease: Lease, settle: int, covers: int) -> bool:
@@ -199,16 +211,16 @@ class LockManager:
             log.info("release of %s is unknown: %s", lease.key, error)
             return False
 
-    async def _claim(
+    async def _ask(
         self, key: str, token: str, tick: int, ttl: int, lease: int, reserve: bool = True
-    ) -> Claim:
-        mine = self._held.get(key)
-        if tick < 0 and mine is not None and (left_s := mine.left_s()) > 0:  # as Redis would say
-            held = Held(mine.token, int(left_s * 1000))
-            self.statistics.claimed(key, held)
-            return held
-        beside = companions(check_key(key))
+    ) -> tuple[list[Any], float]:
+        """The CLAIM script's answer, and when (monotonic s) it was asked for."""
         sent_at, sent_ms = self._clock.monotonic(), self._clock.now_ms()
+        mine = self._renewals.of(key)
+        if tick < 0 and mine is not None and (left_s := mine.left_s()) > 0:  # as Redis would say
+            self.statistics.claimed(key, b"held")
+            return [b"held", mine.token.encode(), int(left_s * 1000)], sent_at
+        beside = companions(check_key(key))
         since = (
             int(self._clock.real_ms(tick)) - self.margin_ms if reserve and self.margin_ms else ""
         )
@@ -226,80 +238,14 @@ class LockManager:
             self.statistics.of(key).unavailable += isinstance(error, LockUnavailable)
             raise
         self.skew.compare(sent_ms, answer[-1], "Redis's")
-        claim: Claim
-        if answer[0] == b"granted":
-            granted = Lease(
-                key, token, ttl_ms=ttl, lease_ms=lease, sent_at_s=sent_at, clock=self._clock
-            )
-            claim = Granted(granted, answer[1].decode(errors="replace"), int(answer[2]))
-        else:
-            claim = read_refusal(answer)
-        self.statistics.claimed(key, claim)
-        return claim
+        self.statistics.claimed(key, answer[0])
+        return answer, sent_at
 
     async def _settle(self, key: str, token: str, tick: int = -1, covers: int = -1) -> bool:
-        beside = companions(check_key(key))
+        beside = companions(key)
         keys = (key, beside.alive, beside.settled, beside.reserved)
         args = (token, tick, covers, self._keep_ms, self.skew.opens_ms(covers))
         return bool(await self.script(scripts.SETTLE, keys, args))
-
-    # -- renewal -------------------------------------------------------------------------
-
-    def _keep(self, lease: Lease) -> None:
-        self._leases[lease.token] = self._held[lease.key] = lease
-        self._changed.set()
-
-    def _forget(self, lease: Lease) -> None:
-        if self._held.get(lease.key) is lease:
-            del self._held[lease.key]
-        if self._leases.pop(lease.token, None) is not None:
-            held_s = self._clock.monotonic() - lease.since_s
-            self.statistics.released(lease.key, held_s, lost=lease.lost.is_set())
-
-    async def _renew_forever(self) -> None:
-        while True:
-            self._changed.clear()
-            for lease in [each for each in self._leases.values() if each.lost.is_set()]:
-                self._forget(lease)
-            if not self._leases:
-                await self._changed.wait()
-                continue
-            due = min(lease.next_renewal_s for lease in self._leases.values())
-            wait = due - self._clock.monotonic()
-            if wait > 0:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait):
-                        await self._changed.wait()
-                continue
-            try:
-                groups = self._together(list(self._leases.values()))
-                await asyncio.gather(*map(self._renew, groups))
-            except Exception:  # the leases end by their deadlines; the next round tries again
-                log.exception("renewal failed")
-
-    async def _renew(self, leases: Sequence[Lease]) -> None:
-        """Renew every lease in one script; one that is no longer ours is lost."""
-        keys = [k for each in leases for k in (each.key, companions(each.key).alive)]
-        args = [a for each in leases for a in (each.token, each.ttl_ms, each.lease_ms)]
-        sent_at = self._clock.monotonic()
-        planned = min(each.next_renewal_s for each in leases)
-        for each in leases:  # absolute schedule: a slow reply does not move the next renewal
-            each.next_renewal_s = (
-                max(planned, sent_at - each.lease_ms / 3000) + each.lease_ms / 3000
-            )
-        try:
-            answers = await self.script(scripts.RENEW, keys, args)
-        except LockUnavailable as error:
-            log.debug("leases not renewed: %s", error)
-            return
-        for each, ours in zip(leases, answers, strict=True):
-            if each.token not in self._leases:
-                continue  # released while this was on its way
-            if ours:
-                each.renewed(sent_at)
-                self.statistics.of(each.key).renewals += 1
-            else:
-                each.lose("another owner has the lock, or it was deleted")
 
     # -- what operators see --------------------------------------------------------------
 
@@ -355,7 +301,7 @@ class LockManager:
         return [
             {
                 "key": key.decode(errors="replace"), "owner": owner[:300], "ttl_ms": ttl_ms,
-                "ours": owner in self._leases or owner in self._owned,
+                "ours": owner in self._renewals or owner in self._owned,
             }
             for key, (owner, ttl_ms) in sorted(found.items())[:limit]
         ]  # fmt: skip

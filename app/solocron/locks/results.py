@@ -14,6 +14,7 @@ from typing import Any
 from solocron.errors import LockNotAcquired
 from solocron.locks.lease import Lease
 
+GRANTED = b"granted"
 _MAX_BY = 200
 # The same form as in the Lua scripts: host:pid:uuid:tick.
 _TOKEN = re.compile(r".+:[0-9]+:[0-9a-fA-F]+:(-?[0-9]{1,15})", re.DOTALL)

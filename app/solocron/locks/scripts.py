@@ -22,7 +22,7 @@ CLAIM = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local owner = redis.call('GET', KEYS[1])
-local last = redis.call('GET', KEYS[3])
+local last = tonumber(ARGV[4]) >= 0 and redis.call('GET', KEYS[3])
 local ours = owner and string.match(owner, '^.+:%d+:%x+:%-?%d+$')
 if owner ~= ARGV[1] then
   if tonumber(ARGV[4]) >= 0 then

@@ -1,4 +1,8 @@
-"""One live connection to Redis: commands out in one write per loop turn, replies in order."""
+"""One live connection to Redis: commands out in one write per loop turn, replies in order.
+
+The library connects (which is the login, TLS, unix sockets and Sentinel); from then on its socket
+is served here, without the tasks and streams that cost more than the commands themselves.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +11,49 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from hiredis import pack_command
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+from hiredis import Reader, pack_command
+from redis.asyncio.connection import AbstractConnection, DefaultParser
+from redis.exceptions import InvalidResponse, RedisError
 
 from solocron.errors import LockUnavailable
 
 _MAX_PENDING = 100_000
+_MAX_REPLY = 64 << 20  # bytes
+_AT_ONCE = 32  # commands: that many are sent while more are being made, so that Redis works, too
+_LATE = 0.5  # deadlines: a timer so late says that this loop stood still
+_NOTHING = object()
 
 Command = Sequence[str | bytes | int]
 
 
-class Session:
-    """Owns `connection`, made at `since` (monotonic s). After a loss all in flight is unknown."""
+class Session(asyncio.Protocol):
+    """Owns `connection`, made at `since` (monotonic s). After a loss all in flight is unknown, and
+    a reply that is not there `deadline_s` after its command is a loss."""
 
-    def __init__(self, connection: AbstractConnection, since: float) -> None:
-        self._connection = connection
+    def __init__(self, connection: AbstractConnection, since: float, deadline_s: float) -> None:
+        writer = connection._writer  # the library has no public name for its socket
+        assert writer is not None
         self.since = since
-        self._out: list[bytes] = []
-        self._pending: deque[asyncio.Future[Any]] = deque()
-        self._wake = asyncio.Event()
         self.error: BaseException | None = None
-        self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
+        self._connection = connection
+        self._deadline_s = deadline_s
+        self._loop = asyncio.get_running_loop()
+        self._reader = Reader(
+            protocolError=InvalidResponse, replyError=DefaultParser.parse_error,
+            notEnoughData=_NOTHING,
+        )  # fmt: skip
+        self._unread = 0  # bytes of a reply that is not whole
+        self._out: list[bytes] = []
+        self._pending: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._flushing: asyncio.Handle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._stood_still_s = 0.0  # until when (loop time) this loop last did
+        self._transport = writer.transport
+        self._transport.set_protocol(self)
 
     def submit(self, args: Command) -> asyncio.Future[Any]:
-        """Queue one command. The future holds its reply, or why there is none."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        """Send one command. The future holds its reply, or why there is none."""
+        future: asyncio.Future[Any] = self._loop.create_future()
         if self.error is not None:
             future.set_exception(LockUnavailable(f"no connection to Redis: {name_of(self.error)}"))
             return future
@@ -41,36 +62,44 @@ class Session:
             return future
         # redis-py's own takes ten times as long. (The stub knows commands of one word only.)
         self._out.append(pack_command(tuple(args)))  # type: ignore[arg-type]
-        self._pending.append(future)
-        self._wake.set()
+        idle = not self._pending
+        self._pending.append((future, self._loop.time()))
+        if idle or len(self._out) >= _AT_ONCE:
+            self._flush()
+        elif self._flushing is None:
+            self._flushing = self._loop.call_soon(self._flush)
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._deadline_s, self._look)
         return future
 
-    async def _write(self) -> None:
-        try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                chunk, self._out = self._out, []
-                await self._connection.send_packed_command(b"".join(chunk))
-        except (RedisError, OSError) as error:
-            self.fail(error)
+    def _flush(self) -> None:
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        chunk, self._out = self._out, []
+        self._transport.write(b"".join(chunk))
 
-    async def _read(self) -> None:
+    def data_received(self, data: bytes) -> None:
+        """Redis replied, or with a part of a reply."""
+        self._unread += len(data)
         try:
-            while True:
-                reply: Any
-                try:
-                    reply = await self._connection.read_response()
-                except (ResponseError, BusyLoadingError) as refusal:
-                    reply = refusal
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not _NOTHING:
+                self._unread = 0
                 self._resolve(reply)
-        except (RedisError, OSError) as error:
+        except RedisError as error:
             self.fail(error)
+        if self._unread > _MAX_REPLY:
+            self.fail(InvalidResponse(f"a reply of more than {_MAX_REPLY} bytes"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed, by whomever."""
+        self.fail(exc or ConnectionError("Connection closed by server"))
 
     def _resolve(self, reply: Any) -> None:
         if not self._pending:
             return
-        future = self._pending.popleft()
+        future, _ = self._pending.popleft()
         if future.done():  # its caller was cancelled; order is kept all the same
             return
         if isinstance(reply, RedisError):
@@ -78,23 +107,40 @@ class Session:
         else:
             future.set_result(reply)
 
+    def _look(self) -> None:
+        """See whether the first command in flight waits for too long; the others came later."""
+        assert self._watch is not None
+        now, due = self._loop.time(), self._watch.when()
+        self._watch = None
+        if not self._pending:
+            return
+        if now - due > _LATE * self._deadline_s:
+            self._stood_still_s = now  # its reply may be there, unread
+        left = max(self._pending[0][1], self._stood_still_s) + self._deadline_s - now
+        if left > 0.001:
+            self._watch = self._loop.call_later(left, self._look)
+        else:
+            self.fail(TimeoutError(f"no answer within {self._deadline_s:g} s"))
+
     def fail(self, error: BaseException) -> None:
         """Mark the connection lost; what is in flight becomes unknown."""
         if self.error is not None:
             return
         self.error = error
-        for future in self._pending:
+        for future, _ in self._pending:
             if not future.done():
                 future.set_exception(LockUnavailable(f"no reply from Redis: {name_of(error)}"))
                 future.exception()  # read here: a cancelled caller never will
         self._pending.clear()
-        for task in self._tasks:
-            task.cancel()
+        self._out.clear()
+        for handle in (self._flushing, self._watch):
+            if handle is not None:
+                handle.cancel()
+        self._transport.abort()
 
     async def close(self) -> None:
-        """Close the socket and await both tasks."""
+        """Close the socket."""
         self.fail(ConnectionError("closed"))
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._connection.disconnect(nowait=True)
 
 

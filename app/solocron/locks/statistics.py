@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from solocron.locks.results import Claim, Done, Granted, Held, Paused
+from solocron.locks.results import GRANTED
 
 _MAX_KEYS = 1000
 OTHERS = "(others)"
@@ -46,16 +46,16 @@ class LockStatistics:
             key = OTHERS
         return self._counts.setdefault(key, LockCounts())
 
-    def claimed(self, key: str, claim: Claim) -> None:
-        """Count the answer to an attempt."""
+    def claimed(self, key: str, answer: bytes) -> None:
+        """Count the first word of the answer to an attempt."""
         counts = self.of(key)
-        if isinstance(claim, Granted):
+        if answer == GRANTED:
             counts.acquired += 1
-        elif isinstance(claim, Held):
+        elif answer == b"held":
             counts.held += 1
-        elif isinstance(claim, Done):
+        elif answer == b"done":
             counts.done += 1
-        elif isinstance(claim, Paused):
+        elif answer == b"paused":
             counts.paused += 1
 
     def released(self, key: str, held_s: float, *, lost: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -58,6 +59,11 @@ _BACKLOG = 1024
 _REQUEST_WITHIN_S = 10.0
 _IDLE_S = 75.0  # longer than proxies keep a connection, which would meet the close with a request
 _RETRY_AFTER_S = "5"
+_PORT_IS_TAKEN = (
+    "another process has the port, be it another worker of this application, for of several only "
+    "one can have it: set SOLOCRON_PORT (0: any that is free), or leave this port to one "
+    "`solocron serve` beside them"
+)
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
@@ -251,7 +257,8 @@ class WebServer:
         app.middlewares.append(self._has_asked)
 
     async def start(self) -> None:
-        """Start the application and listen. Raises ConfigError when the address is not free."""
+        """Start the application and listen. Raises ConfigError when it cannot, as when the port is
+        not free."""
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         starting = asyncio.create_task(
@@ -265,9 +272,11 @@ class WebServer:
                 self._server = starting.result()
             raise
         except OSError as error:
+            why, remedy = error.strerror or error, "set SOLOCRON_HOST and SOLOCRON_PORT"
+            if error.errno == errno.EADDRINUSE:
+                why, remedy = "address already in use", _PORT_IS_TAKEN
             raise ConfigError(
-                f"cannot listen on {self._host}:{self._port}: {error.strerror or error}; "
-                "set SOLOCRON_HOST and SOLOCRON_PORT"
+                f"cannot listen on {self._host}:{self._port}: {why}; {remedy}"
             ) from None
         log.info("listening on http://%s:%d", self._host, self.port)
 
