@@ -9,18 +9,22 @@ import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from test_store_jobs import CLOSED_NOW, At, Published, attempt, put_all, store
 
 from conftest import RedisServer, fresh_database
 from peers import Peer
 from plans import statements
-from servers import Server, with_stores
+from servers import Commit, Server, with_stores
+from shops import own_stores
 from solocron import LockNotAcquired
 from solocron.clock import SystemClock
 from solocron.cron.job import Job
 from solocron.cron.runner import Runner
 from solocron.cron.ticks import Calendar
 from solocron.locks.manager import LockManager
+from solocron.storage.outbox import Outbox
 from solocron.storage.runs import RunLedger
+from solocron.stores.auto_close import AutoClose
 
 KEY = "cron:store-auto-close"
 TTL_MS = 60_000
@@ -111,6 +115,30 @@ async def test_a_run_costs_two_commands_and_four_statements(
             assert await commands(redis_server, run) == 2
     on_runs = [each for each, _ in sent.given if "job_runs" in each]
     assert len(on_runs) <= 4, on_runs
+
+
+async def test_closing_costs_four_statements_a_batch_however_many_stores(
+    database_url: str,
+) -> None:
+    async with fresh_database(database_url) as database:
+        await put_all(database, (store(f"s{n:04}", CLOSED_NOW, is_open=True) for n in range(600)))
+        async with attempt(database) as run:
+            job = AutoClose(own_stores(database, ["mail"]), At(), Published(), batch=200)
+            with statements(database) as sent:
+                assert await job(run) == {"closed": 600}
+    begun = [each for each in sent.sizes if each[0].startswith("BEGIN")]
+    assert len(sent.sizes) - len(begun) <= 2 + 3 * (4 + 1), sent.sizes  # and one for the channels
+    assert {size for _, size in sent.sizes} == {1}
+
+
+async def test_publishing_costs_five_statements_a_batch(database_url: str) -> None:
+    async with with_stores(database_url, "a") as database:
+        rows = await Commit(database)("a", 500)
+        with statements(database) as sent:
+            await Outbox(database).mark_published(rows, 1)
+    begun = [each for each in sent.sizes if each[0].startswith("BEGIN")]
+    assert len(sent.sizes) - len(begun) <= 5, sent.sizes
+    assert {size for _, size in sent.sizes} == {1}
 
 
 async def test_a_subscription_keeps_few_bytes(redis_server: RedisServer, sqlite_url: str) -> None:

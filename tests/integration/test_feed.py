@@ -17,6 +17,7 @@ from test_web import READER, STORE, Api, serving, token
 from clients import Listener, connected, subscribe
 from conftest import RedisServer
 from peers import Peer
+from plans import statements
 from servers import Commit, Server, pair, with_stores
 from solocron.storage.engine import Database
 from solocron.storage.feed import EVERY, Feed
@@ -105,6 +106,29 @@ async def test_a_backlog_of_many_batches_is_numbered(database: Database, commit:
         await commit(store, 700)
     assert await Feed(database).number() == 2800
     assert_in_order(await line(database), dict.fromkeys(STORES, 700))
+
+
+async def test_what_is_marked_is_numbered_with_it_after_what_its_store_told_before(
+    database: Database, commit: Commit
+) -> None:
+    rows = [row for store in ("a", "b") for row in await commit(store, 3)]
+    await commit("c", 2)
+    outbox = Outbox(database)
+    with statements(database) as given:
+        await outbox.mark_published([rows[2], rows[3]], LATER)
+    written = [each for each, _ in given.given if each.startswith("UPDATE notifications")]
+    assert len(written) == 1
+    async with database.connect() as connection:
+        query = select(notifications.c.store_id, notifications.c.seq, notifications.c.published_at)
+        numbered = (await connection.execute(query.order_by(notifications.c.feed).where(
+            notifications.c.feed.is_not(None)))).all()  # fmt: skip
+    assert [(*each[:2], each[2] is not None) for each in numbered] == [
+        ("a", 1, False), ("a", 2, False), ("a", 3, True), ("b", 1, True),
+    ]  # fmt: skip
+    assert await Feed(database).number() == 8
+    await outbox.mark_published(rows, LATER)
+    assert_in_order(await line(database), {"a": 3, "b": 3, "c": 2})
+    assert {each.store_id for each in await outbox.unpublished(LATER, 10)} == {"c"}
 
 
 async def test_a_reader_gets_a_page_before_all_the_rest_is_numbered(

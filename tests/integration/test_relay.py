@@ -143,8 +143,10 @@ async def test_marking_reads_no_more_of_a_big_table_than_it_marks(database: Data
     some = await outbox.unpublished(LATER, 500)
     with statements(database) as given:
         await outbox.mark_published(some, 1)
-    for plan in await given.plans("UPDATE"):
+    for plan in await given.plans("UPDATE notifications"):
         assert "(store_id=? AND seq=?)" in plan or "notifications_pkey" in plan
+    for plan in await given.plans("SELECT notifications"):
+        assert "notifications_unnumbered" in plan and "SCAN notifications" not in plan
     assert [each.seq for each in await outbox.unpublished(LATER, 1_000)] == list(range(501, 1_001))
 
 

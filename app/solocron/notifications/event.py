@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
@@ -25,6 +26,7 @@ OURS = "store."  # what the types of our own begin with, those to come too
 TYPE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 MAX_DATA = 16 * 1024
 _TYPE = re.compile(TYPE_PATTERN)
+_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -69,17 +71,22 @@ def check_own_event(type_: str, data: Mapping[str, Any]) -> None:
 
 def cloud_event(notification: Notification) -> bytes:
     """The notification as one CloudEvent, UTF-8 JSON."""
-    moment = _EPOCH + timedelta(milliseconds=notification.created_at)
     event: CloudEvent = {
         "specversion": "1.0",
         "id": f"{notification.store_id}:{notification.seq}",
         "source": f"/stores/{notification.store_id}",
         "type": notification.type,
-        "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": _time(notification.created_at),
         "sequence": f"{notification.seq:020d}",
         "datacontenttype": "application/json",
         "data": notification.data,
     }
     if notification.feed is not None:
         event["feedsequence"] = f"{notification.feed:020d}"
-    return json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
+    return _json(event).encode()
+
+
+@lru_cache(maxsize=128)  # those of a batch have one
+def _time(ms: int) -> str:
+    moment = _EPOCH + timedelta(milliseconds=ms)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -211,6 +211,10 @@ class Hub:
 
     # -- delivering ------------------------------------------------------------------------
 
+    def is_watched(self, store_id: str) -> bool:
+        """Whether anybody here watches, or is about to watch, the store."""
+        return store_id in self._topics
+
     def deliver(self, store_id: str, seq: int, event: bytes) -> None:
         """A committed notification, from this server's relay or from Redis."""
         topic = self._topics.get(store_id)

@@ -32,8 +32,7 @@ _UNPUBLISHED_AFTER_MS = 2_000
 _LOOKS_S = (0.0, 0.005, 0.02, 0.1, 0.3, 1.0)  # at what is about to be committed
 _PER_BATCH = 5  # periods that others leave a sweeping server for one batch
 
-_Message = tuple[str, int, bytes]  # store, seq, event: encoded once for the hub and for Redis
-_Queued = tuple[Notification, _Message, object | None]  # and the span it came from
+_Queued = tuple[Notification, object | None]  # and the span it came from
 
 
 class Relay:
@@ -68,13 +67,11 @@ class Relay:
     def publish(self, rows: Sequence[Notification]) -> None:
         """Take rows that have just been committed: this server's clients get them now, those of
         the others soon."""
-        messages = _messages(rows)
-        self._deliver(messages)
+        self._deliver(rows)
         self._committed()
         if len(self._queue) < _MAX_QUEUED:
             origin = self._tracer.here()
-            pairs = zip(rows, messages, strict=True)
-            self._queue.extend((row, message, origin) for row, message in pairs)
+            self._queue.extend((row, origin) for row in rows)
             self._work.set()
 
     def publish_when_committed(self, connection: AsyncConnection, row: Notification) -> None:
@@ -126,17 +123,17 @@ class Relay:
             while self._queue:
                 size = min(_BATCH, len(self._queue))
                 batch = [self._queue.popleft() for _ in range(size)]
-                origins = [origin for _, _, origin in batch]
-                rows, messages = [row for row, _, _ in batch], [each for _, each, _ in batch]
-                if await self._publish(messages, origins):
+                rows, origins = [row for row, _ in batch], [origin for _, origin in batch]
+                if await self._publish(rows, origins):
                     await self._mark(rows)
                 else:
                     self._queue.clear()
 
     async def _publish(
-        self, messages: Sequence[_Message], origins: Iterable[object | None] = ()
+        self, rows: Sequence[Notification], origins: Iterable[object | None] = ()
     ) -> bool:
         """Whether Redis took them. The span links to the runs, or requests, they came from."""
+        messages = [(each.store_id, each.seq, cloud_event(each)) for each in rows]
         count = {"messaging.batch.message_count": len(messages)}
         with self._tracer.span("publish", count, links=origins) as span:
             taken = await self._fanout.publish(messages)
@@ -144,9 +141,10 @@ class Relay:
                 span.fail("Redis did not take them: the sweep publishes them later")
         return taken
 
-    def _deliver(self, messages: Sequence[_Message]) -> None:
-        for message in messages:
-            self._hub.deliver(*message)
+    def _deliver(self, rows: Sequence[Notification]) -> None:
+        for each in rows:
+            if self._hub.is_watched(each.store_id):
+                self._hub.deliver(each.store_id, each.seq, cloud_event(each))
         self._hub.nudged()
 
     async def _mark(self, rows: Sequence[Notification]) -> bool:
@@ -176,9 +174,8 @@ class Relay:
             worked = True
             if not await self._fanout.take_turn(_PER_BATCH * period_ms, again=True):
                 break
-            messages = _messages(rows)
-            self._deliver(messages)
-            if not await self._publish(messages) or not await self._mark(rows):
+            self._deliver(rows)
+            if not await self._publish(rows) or not await self._mark(rows):
                 break
         await self._outbox.number()
         if worked:
@@ -186,7 +183,3 @@ class Relay:
 
     def _before(self) -> int:
         return int(self._clock.now_ms()) - _UNPUBLISHED_AFTER_MS
-
-
-def _messages(rows: Sequence[Notification]) -> list[_Message]:
-    return [(each.store_id, each.seq, cloud_event(each)) for each in rows]

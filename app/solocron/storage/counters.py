@@ -11,40 +11,42 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Insert, or_, select
+from sqlalchemy import BigInteger, Insert, String, literal, or_, select, true
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from solocron.storage.listed import listed
 from solocron.storage.tables import store_states
 
 
 async def next_seqs(connection: AsyncConnection, store_ids: Collection[str]) -> dict[str, int]:
     """Take the next seq of each of these stores, in the caller's transaction."""
-    insert = _insert(connection)
-    upsert = insert.on_conflict_do_update(
+    if not store_ids:
+        return {}
+    upsert = _firsts(connection, store_ids).on_conflict_do_update(
         index_elements=["store_id"],
         set_={"notification_seq": store_states.c.notification_seq + 1},
     )
-    return await _take(connection, upsert, [{"store_id": each} for each in sorted(store_ids)])
+    return await _taken(connection, upsert)
 
 
 async def next_seqs_unreminded(
     connection: AsyncConnection, store_ids: Collection[str], tick: int
 ) -> dict[str, int]:
     """As `next_seqs`, of those stores that neither this tick nor a later one reminded yet."""
-    insert = _insert(connection)
+    if not store_ids:
+        return {}
     last = store_states.c.last_reminded_tick
-    upsert = insert.on_conflict_do_update(
+    upsert = _firsts(connection, store_ids, tick).on_conflict_do_update(
         index_elements=["store_id"],
         set_={
             "notification_seq": store_states.c.notification_seq + 1,
-            "last_reminded_tick": insert.excluded.last_reminded_tick,
+            "last_reminded_tick": tick,
         },
-        where=or_(last.is_(None), last < insert.excluded.last_reminded_tick),
+        where=or_(last.is_(None), last < tick),
     )
-    rows = [{"store_id": each, "last_reminded_tick": tick} for each in sorted(store_ids)]
-    return await _take(connection, upsert, rows)
+    return await _taken(connection, upsert)
 
 
 async def newest_seqs(connection: AsyncConnection, store_ids: Collection[str]) -> dict[str, int]:
@@ -54,18 +56,19 @@ async def newest_seqs(connection: AsyncConnection, store_ids: Collection[str]) -
     return {row.store_id: row.notification_seq for row in rows}
 
 
-def _insert(connection: AsyncConnection) -> Any:
-    postgres = connection.dialect.name == "postgresql"
-    return (postgres_insert if postgres else sqlite_insert)(store_states)
-
-
-async def _take(
-    connection: AsyncConnection, upsert: Insert, rows: list[dict[str, Any]]
-) -> dict[str, int]:
-    if not rows:
-        return {}
-    taken = await connection.execute(
-        upsert.returning(store_states.c.store_id, store_states.c.notification_seq),
-        [{**each, "notification_seq": 1} for each in rows],
+def _firsts(
+    connection: AsyncConnection, store_ids: Collection[str], tick: int | None = None
+) -> Any:
+    """An INSERT of the first seq of each store, in the order of their ids."""
+    given = listed(connection, [(each,) for each in sorted(store_ids)], {"store_id": String()})
+    values = (given.c.store_id, literal(1, BigInteger()), literal(tick, BigInteger()))
+    insert = postgres_insert if connection.dialect.name == "postgresql" else sqlite_insert
+    return insert(store_states).from_select(
+        ["store_id", "notification_seq", "last_reminded_tick"],
+        select(*values).where(true()),  # SQLite takes ON CONFLICT for a join's ON otherwise
     )
-    return {row.store_id: row.notification_seq for row in taken}
+
+
+async def _taken(connection: AsyncConnection, upsert: Insert) -> dict[str, int]:
+    returning = upsert.returning(store_states.c.store_id, store_states.c.notification_seq)
+    return {store_id: seq for store_id, seq in (await connection.execute(returning)).all()}

@@ -9,16 +9,34 @@ A store's notifications keep their order, because those of one store are always 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import ColumnElement, Row, Table, bindparam, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    FromClause,
+    Row,
+    Select,
+    String,
+    Table,
+    bindparam,
+    case,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import TypeEngine
 
 from solocron.storage.engine import Database
+from solocron.storage.listed import listed, plan_anew
 from solocron.storage.tables import feed, notifications
 
 EVERY = "*"  # stands for all stores, where a store's id could; no store has such an id
+PLACE: Mapping[str, TypeEngine[Any]] = {"store_id": String(), "seq": BigInteger()}  # for `listed`
+_NUMBERED: Mapping[str, TypeEngine[Any]] = {**PLACE, "number": BigInteger()}
 _BATCH = 1000
 
 
@@ -71,26 +89,67 @@ class Feed:
 async def _number_batch(connection: AsyncConnection, most: int) -> tuple[int, int]:
     """The newest number, and how many are new."""
     taken = await lock_feed(connection)
-    query = (
-        select(notifications.c.created_at, notifications.c.store_id, notifications.c.seq)
-        .where(notifications.c.feed.is_(None))
-        .order_by(notifications.c.store_id, notifications.c.seq)
-        .limit(most)
-    )
-    places = in_line([_Place(*row) for row in await connection.execute(query)])
-    if not places:
+    numbers = await _next_numbers(connection, taken, _unnumbered().limit(most))
+    if not numbers:
         return taken, 0
+    given = listed(connection, [(*each, n) for each, n in numbers.items()], _NUMBERED)
+    number = update(notifications).where(_is_same(given)).values(feed=given.c.number)
+    await connection.execute(number)
+    return taken + len(numbers), len(numbers)
+
+
+async def mark_published(
+    connection: AsyncConnection, places: Collection[tuple[str, int]], now_ms: int
+) -> None:
+    """Note that the notifications of these stores and seqs were published. What has no number yet
+    of these stores, up to them, is given one by the same write: a row is written once, not twice.
+    """
+    taken = await lock_feed(connection)
+    newest: dict[str, int] = {}
+    for store_id, seq in places:
+        newest[store_id] = max(seq, newest.get(store_id, 0))
+    upto = listed(connection, list(newest.items()), PLACE)
+    theirs = (notifications.c.store_id == upto.c.store_id) & (notifications.c.seq <= upto.c.seq)
+    numbers = await _next_numbers(connection, taken, _unnumbered().where(theirs).limit(_BATCH))
+    marked = set(places)
+    rows = [
+        (*each, numbers.get(each), each in marked) for each in {**dict.fromkeys(places), **numbers}
+    ]
+    given = listed(connection, rows, {**_NUMBERED, "marked": Boolean()})
+    published_at = case((given.c.marked, now_ms), else_=notifications.c.published_at)
     await connection.execute(
-        update(notifications).where(has_key(notifications)).values(feed=bindparam("number")),
-        [{**key, "number": number} for number, key in enumerate(keys(places), taken + 1)],
+        update(notifications)
+        .where(_is_same(given))
+        .values(feed=func.coalesce(given.c.number, notifications.c.feed), published_at=published_at)
     )
-    await connection.execute(update(feed).values(position=taken + len(places)))
-    return taken + len(places), len(places)
+
+
+def _unnumbered() -> Select[Any]:
+    """A store's in order, so that of a part of them, too, none is left out."""
+    columns = notifications.c.created_at, notifications.c.store_id, notifications.c.seq
+    query = select(*columns).where(notifications.c.feed.is_(None))
+    return query.order_by(notifications.c.store_id, notifications.c.seq)
+
+
+async def _next_numbers(
+    connection: AsyncConnection, taken: int, unnumbered: Select[Any]
+) -> dict[tuple[str, int], int]:
+    """Take the next numbers for these notifications, which are not written yet."""
+    places = in_line([_Place(*row) for row in (await connection.execute(unnumbered)).all()])
+    if places:
+        await connection.execute(update(feed).values(position=taken + len(places)))
+    return {(each.store_id, each.seq): n for n, each in enumerate(places, taken + 1)}
+
+
+def _is_same(given: FromClause) -> ColumnElement[bool]:
+    of_store = notifications.c.store_id == given.c.store_id
+    return of_store & (notifications.c.seq == given.c.seq)
 
 
 async def lock_feed(connection: AsyncConnection) -> int:
     """The newest number. Until the transaction ends nobody else numbers, or marks what was
     published: two that change the same rows in different orders would wait for each other."""
+    await plan_anew(connection)
     return int((await connection.execute(select(feed.c.position).with_for_update())).scalar_one())
 
 

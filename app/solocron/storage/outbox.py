@@ -16,19 +16,21 @@ from sqlalchemy import (
     BigInteger,
     Row,
     String,
+    Text,
     and_,
     column,
     func,
     insert,
+    literal,
     select,
-    update,
     values,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from solocron.storage.counters import newest_seqs
 from solocron.storage.engine import Database, database_now
-from solocron.storage.feed import EVERY, Feed, has_key, keys, lock_feed
+from solocron.storage.feed import EVERY, PLACE, Feed, mark_published
+from solocron.storage.listed import listed
 from solocron.storage.tables import deliveries, notifications
 from solocron.together import Together
 
@@ -74,28 +76,20 @@ async def append(
     delivered on each of `channels`: no crash can leave one without the other."""
     if not rows:
         return
+    given = listed(
+        connection,
+        [(each.store_id, each.seq, each.type, each.data, each.created_at) for each in rows],
+        {**PLACE, "type": String(), "data": Text(), "created_at": BigInteger()},
+    )
     await connection.execute(
-        insert(notifications),
-        [
-            {
-                "store_id": each.store_id,
-                "seq": each.seq,
-                "type": each.type,
-                "data": json.dumps(each.data, separators=(",", ":"), ensure_ascii=False),
-                "created_at": each.created_at,
-            }
-            for each in rows
-        ],
+        insert(notifications).from_select([each.name for each in given.c], select(given))
     )
     if channels:
-        await connection.execute(
-            insert(deliveries).values(state="pending", due_at=database_now()),
-            [
-                {"store_id": each.store_id, "seq": each.seq, "channel": channel}
-                for each in rows
-                for channel in channels
-            ],
-        )
+        pairs = [(each.store_id, each.seq, channel) for each in rows for channel in channels]
+        given = listed(connection, pairs, {**PLACE, "channel": String()})
+        pending = select(given, literal("pending", String()), database_now())
+        names = [*(each.name for each in given.c), "state", "due_at"]
+        await connection.execute(insert(deliveries).from_select(names, pending))
 
 
 class Outbox:
@@ -221,9 +215,8 @@ class Outbox:
     async def mark_published(self, rows: Sequence[Notification], now_ms: int) -> None:
         """Note that every server watching these stores has been told."""
         async with self._database.begin() as connection:
-            await lock_feed(connection)
-            mark = update(notifications).where(has_key(notifications))
-            await connection.execute(mark.values(published_at=now_ms), keys(rows))
+            places = [(each.store_id, each.seq) for each in rows]
+            await mark_published(connection, places, now_ms)
 
 
 async def _rows(

@@ -51,13 +51,13 @@ class StoreJob:
     publish: Publish
     batch: int = 500
 
-    async def apply(self, run: Run, change: Change, *, is_open: bool, state: State) -> int:
-        """Apply `change` to the open (or closed) stores whose hours say `state`; how many changed.
+    async def apply(self, run: Run, change: Change, due: Mapping[HoursKey, int]) -> int:
+        """Apply `change` to the stores with these keys, of which so many are due; how many changed.
 
         Raises StaleAttempt, LeaseLost or StorageUnavailable; batches committed before that stay.
         """
         total = 0
-        for group in _groups(await self._due(run, is_open, state), self.batch):
+        for group in _groups(due, self.batch):
             last: str | None = None
             while True:
                 async with run.transaction() as connection:
@@ -72,8 +72,8 @@ class StoreJob:
                     break
         return total
 
-    async def _due(self, run: Run, is_open: bool, state: State) -> dict[HoursKey, int]:
-        """The keys of those stores, and how many share each.
+    async def due(self, run: Run, *, is_open: bool, state: State) -> dict[HoursKey, int]:
+        """The keys of the open (or closed) stores whose hours say `state`, and how many share each.
 
         "Now" is never before the tick, however far behind this server's clock is.
         """

@@ -13,5 +13,5 @@ class OpenReminder(StoreJob):
 
     async def __call__(self, run: Run) -> Mapping[str, int]:
         """Remind who is due. Raises what `apply` raises."""
-        change = self.stores.remind_due
-        return {"reminded": await self.apply(run, change, is_open=False, state="open")}
+        due = await self.due(run, is_open=False, state="open")
+        return {"reminded": await self.apply(run, self.stores.remind_due, due)}

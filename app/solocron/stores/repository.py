@@ -8,7 +8,7 @@ transaction. `solocron.testing.StoreRepositoryContract` has a test for each prom
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -90,3 +90,22 @@ class StoreRepository(Protocol):
         self, connection: AsyncConnection, store_id: str, is_open: bool, now_ms: int
     ) -> StoreName | None:
         """Open or close one store; None if it was so already, or does not exist."""
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """What a repository may have besides, to close many stores in less time: they are found in one
+    look for many batches, and closed in the order of their ids, which is about the order in which
+    they lie on the disk. By their hours each would be on a page of its own."""
+
+    async def look_ahead(
+        self, keys: Sequence[HoursKey], *, after: str | None, limit: int
+    ) -> Mapping[str, HoursKey]:
+        """Up to `limit` open stores with one of `keys`, those past `after` (None: all), in the
+        order of their ids, each with its key; fewer: there are no more."""
+
+    async def close_these(
+        self, connection: AsyncConnection, due: Mapping[str, HoursKey], *, now_ms: int
+    ) -> Sequence[StoreName]:
+        """Close those of the stores that are open and have that key still, and return them. One
+        that another transaction closes meanwhile is not among them."""

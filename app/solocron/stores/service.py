@@ -26,7 +26,12 @@ from solocron.storage.engine import Database
 from solocron.storage.outbox import Notification
 from solocron.stores.hours import HoursKey, shown
 from solocron.stores.model import Store, is_store_id
-from solocron.stores.repository import StoreName, StoreRepository, UnknownStore
+from solocron.stores.repository import (
+    LooksAhead,
+    StoreName,
+    StoreRepository,
+    UnknownStore,
+)
 from solocron.stores.told import AskedFor, Data, HoursBegan, HoursEnded
 
 MAX_PAGE = 1000
@@ -97,12 +102,26 @@ class StoreService:
         """Close up to `limit` open stores with one of `keys`: none of these is open any more, so it
         does not matter `after` which the batch begins."""
         closed = await self.repository.close_due(connection, keys, now_ms=now_ms, limit=limit)
+        rows = await self._tell_closed(connection, closed, tick, now_ms)
+        return Batch(rows, closed[-1].id if len(closed) == limit else None)
+
+    async def close_these(
+        self, connection: AsyncConnection, due: Mapping[str, HoursKey], *, tick: int, now_ms: int
+    ) -> list[Notification]:
+        """Close those that are open and have these hours still. The repository looks ahead."""
+        assert isinstance(self.repository, LooksAhead)
+        closed = await self.repository.close_these(connection, due, now_ms=now_ms)
+        return await self._tell_closed(connection, closed, tick, now_ms)
+
+    async def _tell_closed(
+        self, connection: AsyncConnection, closed: Sequence[StoreName], tick: int, now_ms: int
+    ) -> list[Notification]:
+        at = _iso(tick)
 
         def told(name: str) -> HoursEnded:
-            return {"name": name, "reason": "hours-ended", "tick": _iso(tick)}
+            return {"name": name, "reason": "hours-ended", "tick": at}
 
-        rows = await self._tell(connection, STORE_CLOSED, closed, told, now_ms)
-        return Batch(rows, closed[-1].id if len(closed) == limit else None)
+        return await self._tell(connection, STORE_CLOSED, closed, told, now_ms)
 
     async def remind_due(
         self, connection: AsyncConnection, keys: Sequence[HoursKey], *, tick: int, now_ms: int,
@@ -112,9 +131,10 @@ class StoreService:
         that this tick did not remind yet."""
         due = await self.repository.closed(connection, keys, after=after, limit=limit)
         seqs = await next_seqs_unreminded(connection, [each.id for each in due], tick)
+        at = _iso(tick)
 
         def told(name: str) -> HoursBegan:
-            return {"name": name, "tick": _iso(tick)}
+            return {"name": name, "tick": at}
 
         rows = await self._append(connection, STORE_OPEN_REMINDER, due, seqs, told, now_ms)
         return Batch(rows, due[-1].id if len(due) == limit else None)

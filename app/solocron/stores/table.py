@@ -10,23 +10,39 @@ turns over twice a day, and a planner that believes yesterday's count would walk
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Row,
+    Select,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from solocron.errors import InvalidInput
 from solocron.storage.engine import Database
 from solocron.storage.outbox import CHUNK
 from solocron.storage.tables import stores
+from solocron.stores.clauses import (
+    among,
+    given_keys,
+    has_given,
+    is_now,
+    past,
+    short,
+    sorted_by_id,
+    with_hours,
+)
 from solocron.stores.columns import (
     FIELDS,
     KEY,
-    MAX_ID,
     REQUIRED,
     Layout,
     check_names,
@@ -42,6 +58,7 @@ from solocron.stores.repository import StoreName, StoresReadOnly
 log = logging.getLogger("solocron.stores")
 
 _GIVEN = ("name", "timezone", "hours", "country", "contact", "updated_at")  # an upsert's
+_PART = 1000  # rows that are read at a time, so that the loop is not held
 
 
 @dataclass(frozen=True)
@@ -128,7 +145,7 @@ class TableStores:
             async with self._database.connect() as connection:
                 return await self.get_many(store_ids, connection)
         layout = await self._layout(connection)
-        found = await connection.execute(_columns(layout).where(_among(layout, store_ids)))
+        found = await connection.execute(_columns(layout).where(among(layout, store_ids)))
         return {each.id: each for each in (_store(layout, row) for row in found)}
 
     async def page(
@@ -141,11 +158,11 @@ class TableStores:
         async with self._database.connect() as connection:
             layout = await self._layout(connection)
             query = _columns(layout).order_by(layout.columns["id"]).limit(limit)
-            query = query.where(*_past(layout, after), *_short(layout))
+            query = query.where(*past(layout, after), *short(layout))
             if is_open is not None:
-                query = query.where(_is(layout, is_open))
+                query = query.where(is_now(layout, is_open))
             if ids is not None:
-                query = query.where(_among(layout, ids))
+                query = query.where(among(layout, ids))
             return [_store(layout, row) for row in await connection.execute(query)]
 
     async def hours_keys(self, is_open: bool) -> dict[HoursKey, int]:
@@ -154,7 +171,7 @@ class TableStores:
             names = [each for each in KEY if each in layout.columns]
             columns = [layout.columns[each] for each in names]
             query = select(*columns, func.count().label("count_")).where(
-                _is(layout, is_open), layout.columns["hours"].is_not(None), *_short(layout)
+                is_now(layout, is_open), layout.columns["hours"].is_not(None), *short(layout)
             )
             found: dict[HoursKey, int] = {}
             for *values, count in await connection.execute(query.group_by(*columns)):
@@ -173,25 +190,60 @@ class TableStores:
         self, connection: AsyncConnection, keys: Sequence[HoursKey], *, now_ms: int, limit: int
     ) -> list[StoreName]:
         layout = await self._layout(connection)
-        due = _with_hours(layout, keys).where(_is(layout, True)).limit(limit)
+        due = with_hours(layout, keys).where(is_now(layout, True)).limit(limit)
         return await _change(connection, layout, due, False, now_ms)
+
+    async def look_ahead(
+        self, keys: Sequence[HoursKey], *, after: str | None, limit: int
+    ) -> dict[str, HoursKey]:
+        found: dict[str, HoursKey] = {}
+        async with self._database.connect() as connection:
+            layout = await self._layout(connection)
+            given = given_keys(connection, layout, "number", Integer(), enumerate(keys))
+            query = (
+                select(layout.columns["id"], given.c.number)
+                .where(
+                    is_now(layout, True),
+                    has_given(layout, given),
+                    *past(layout, after),
+                    *short(layout),
+                )
+                .order_by(sorted_by_id(layout))
+                .limit(limit)
+            )
+            async with connection.stream(query.execution_options(yield_per=_PART)) as rows:
+                async for part in rows.partitions():
+                    found.update((str(id_), keys[number]) for id_, number in part)
+        return found
+
+    async def close_these(
+        self, connection: AsyncConnection, due: Mapping[str, HoursKey], *, now_ms: int
+    ) -> list[StoreName]:
+        layout = await self._layout(connection)
+        ids, rows = layout.columns["id"], [(layout.to_id(each), key) for each, key in due.items()]
+        given = given_keys(connection, layout, "id", ids.type, rows)
+        these = (
+            select(ids.label("id"))
+            .where(ids == given.c.id, has_given(layout, given), is_now(layout, True))
+            .order_by(ids)
+        )
+        return await _change(connection, layout, these, False, now_ms)
 
     async def closed(
         self, connection: AsyncConnection, keys: Sequence[HoursKey], *, after: str | None,
         limit: int,
     ) -> list[StoreName]:  # fmt: skip
         layout = await self._layout(connection)
-        due = _with_hours(layout, keys).add_columns(layout.columns["name"].label("name"))
-        due = due.where(_is(layout, False), *_past(layout, after)).limit(limit)
-        rows = await connection.execute(due.with_for_update())
-        return [_named(row) for row in rows]
+        due = with_hours(layout, keys).add_columns(layout.columns["name"].label("name"))
+        due = due.where(is_now(layout, False), *past(layout, after)).limit(limit)
+        return _named((await connection.execute(due.with_for_update())).all())
 
     async def set_open(
         self, connection: AsyncConnection, store_id: str, is_open: bool, now_ms: int
     ) -> StoreName | None:
         layout = await self._layout(connection)
         due = select(layout.columns["id"].label("id"))
-        due = due.where(_among(layout, [store_id]), _is(layout, not is_open))
+        due = due.where(among(layout, [store_id]), is_now(layout, not is_open))
         changed = await _change(connection, layout, due, is_open, now_ms)
         return changed[0] if changed else None
 
@@ -243,56 +295,6 @@ def _stamp(layout: Layout) -> list[ColumnElement[Any]]:
     return [layout.table.c.updated_at] if layout.stamped else []
 
 
-def _is(layout: Layout, is_open: bool) -> ColumnElement[bool]:
-    """Whether a store is open, or closed: one of which the table does not know is neither."""
-    return layout.columns["is_open"] == literal(layout.flag[is_open])
-
-
-def _among(layout: Layout, store_ids: Collection[str]) -> ColumnElement[bool]:
-    ids = [found for each in store_ids if (found := layout.to_id(each)) is not None]
-    return layout.columns["id"].in_(ids)
-
-
-def _past(layout: Layout, after: str | None) -> list[ColumnElement[bool]]:
-    if after is None:
-        return []
-    bound = layout.to_id(after)
-    if bound is None:
-        raise InvalidInput(f"after {shown(after)}: give the id of a store")
-    return [layout.columns["id"] > bound]
-
-
-def _short(layout: Layout) -> list[ColumnElement[bool]]:
-    return [func.length(layout.columns["id"]) <= MAX_ID] if layout.long_ids else []
-
-
-def _with_hours(layout: Layout, keys: Sequence[HoursKey]) -> Select[Any]:
-    """Ids of stores with one of `keys`, in order.
-
-    One key: the index has them in order. Several: sorting by an expression keeps the planner from
-    walking all stores by id in the hope that LIMIT ends it soon. (SQLite finds OR in the index,
-    but not a row value IN a list.)
-    """
-    wanted = or_(*(_has(layout, key) for key in keys))
-    column = layout.columns["id"]
-    order: ColumnElement[Any] = column
-    if len(keys) > 1 and layout.id_type is str:
-        order = column.concat("")
-    elif len(keys) > 1 and layout.id_type is int:
-        order = column + 0
-    return select(column.label("id")).where(wanted, *_short(layout)).order_by(order)
-
-
-def _has(layout: Layout, key: HoursKey) -> ColumnElement[bool]:
-    same = []
-    for name, value in zip(KEY, key, strict=True):
-        column = layout.columns.get(name)
-        if column is not None:
-            is_it = column == value
-            same.append(is_it if value or layout.stamped else or_(is_it, column.is_(None)))
-    return and_(*same)
-
-
 async def _change(
     connection: AsyncConnection, layout: Layout, due: Select[Any], is_open: bool, now_ms: int
 ) -> list[StoreName]:
@@ -300,18 +302,18 @@ async def _change(
 
     `due` decides: it locks each row, and judges anew one it had to wait for.
     """
-    chosen = due.with_for_update().cte("due")
+    chosen = due.with_for_update(of=layout.table).cte("due")
     ids, name = layout.columns["id"], layout.columns["name"]
     values = {layout.columns["is_open"]: layout.flag[is_open]}
     if layout.stamped:
         values[layout.table.c.updated_at] = now_ms
     change = update(layout.table).where(ids.in_(select(chosen.c.id))).values(values)
     change = change.returning(ids.label("id"), name.label("name"))
-    return [_named(row) for row in await connection.execute(change)]
+    return _named((await connection.execute(change)).all())
 
 
-def _named(row: Row[Any]) -> StoreName:
-    return StoreName(str(row.id), row.name or "")
+def _named(rows: Iterable[Any]) -> list[StoreName]:
+    return [StoreName(str(id_), name or "") for id_, name in rows]
 
 
 def _values(store: Store, now_ms: int) -> dict[str, Any]:
