@@ -22,9 +22,9 @@ of one process and tell nobody, and arq and procrastinate, which pass jobs throu
 PostgreSQL. Each process is on uvloop, and has the machine to itself while it is measured; they
 take turns, and the bodies only note the time.
 
-  lateness   from a tick's nominal time to the first statement of its body: one job due each second,
-             100 of which ten are due each second, 100 due at the same second, and 10,000 of which
-             167 are due each second
+  lateness   from a tick's nominal time to its body's first statement: one job due each second, 100
+             of which ten are due each second, 100 due at the same second, and 10,000 of which 167
+             are due each second
   idle       1,000 jobs of which none comes due: CPU and memory
   commands   of a tick on 1, 10 and 50 workers, as Redis and PostgreSQL count them; a worker that
              loses must send Redis one, and the database none
