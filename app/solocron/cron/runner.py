@@ -209,6 +209,8 @@ class Runner:
                 return await self._run_one(job, tick, lease, origin, fallback, asked), newest
             if fallback and await self._is_early(tick):
                 return Outcome("skipped", "clock-skew"), newest
+            if not job.every and (run := await self._run_next(job, tick, lease, fallback, origin)):
+                return run, tick if _settled(run) else newest
             for each in await self._due(job, tick, settled, fallback):
                 lease.ensure()
                 outcome = await self._run_one(job, each, lease, origin, fallback)
@@ -265,6 +267,20 @@ class Runner:
             return tick
         return left_out(job, tick, ended_ms - rows[0]["started_at"], ended_ms)
 
+    async def _run_next(
+        self, job: Job, tick: int, lease: Lease, fallback: bool, origin: str
+    ) -> Outcome | None:
+        """Run a tick that nothing has to run before, which the ledger tells as it begins it; None
+        for one of which there is more to ask. Raises StorageUnavailable before it began."""
+        begun = await self._ledger.begin_next(
+            job.name, tick, owner=self._owner, now_ms=int(self._clock.now_ms()),
+            lease_ms=self._lease_of(job), fallback=fallback,
+        )  # fmt: skip
+        if not begun:
+            return None
+        self._waiting.discard(job.name)
+        return await self._run_begun(job, tick, Verdict("run", 1), lease, origin, fallback)
+
     async def _run_one(
         self, job: Job, tick: int, lease: Lease, origin: str, fallback: bool,
         asked: Asked | None = None,
@@ -276,6 +292,13 @@ class Runner:
             return Outcome(
                 "skipped", verdict.kind, verdict.attempt, detail=verdict.owner, by_ledger=True
             )
+        return await self._run_begun(job, tick, verdict, lease, origin, fallback, asked)
+
+    async def _run_begun(
+        self, job: Job, tick: int, verdict: Verdict, lease: Lease, origin: str, fallback: bool,
+        asked: Asked | None = None,
+    ) -> Outcome:  # fmt: skip
+        """Run what the ledger gave us."""
         run = Run(
             RunKey(job.name, tick, verdict.attempt), ledger=self._ledger, lease=lease,
             fallback=fallback, params=verdict.params or params_text(job.params),
