@@ -22,6 +22,7 @@ from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError, LockUnavailable
 from solocron.locks.manager import LockManager
 from solocron.storage.engine import Database
+from solocron.stores.repository import UnknownStore
 from workers import until
 
 CALENDAR = Calendar("0 0,6 * * *")
@@ -123,6 +124,16 @@ async def test_a_failing_job_is_retried_then_given_up(
     assert attempts == [1, 2, 3]
     assert (outcome.state, outcome.reason) == ("failed", "ValueError: no stock")
     assert (await one.run_tick(job(body), latest())).reason == "done"
+
+
+async def test_what_would_be_as_wrong_the_next_time_is_tried_once(
+    locks: LockManager, database: Database | None
+) -> None:
+    async def body(run: Run) -> None:
+        raise UnknownStore("there is no store 'x'")
+
+    outcome = await runner(locks, database).run_tick(job(body, attempts=3), latest())
+    assert (outcome.state, outcome.attempt) == ("failed", 1)
 
 
 async def test_a_job_may_skip_while_redis_is_down(
