@@ -84,6 +84,13 @@ class Ledger(Protocol):
     def is_lost(self) -> bool:
         """Whether that is known to be away, and has been said."""
 
+    async def begin_next(
+        self, job: str, tick: int, *, owner: str, now_ms: int, lease_ms: int, fallback: bool = False
+    ) -> bool:
+        """Begin a scheduled tick as nearly every one is: as its first attempt, with none of the job
+        before it that began and did not end. False: it was not begun, and `begin` is to be asked,
+        once `unfinished` was. Cancelled, it gives back what it began."""
+
     async def begin(
         self, job: str, tick: int, *, owner: str, now_ms: int, lease_ms: int, max_attempts: int,
         origin: str = "schedule", fallback: bool = False, params: str | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -44,6 +45,10 @@ async def serve_until_signalled(
     alive = asyncio.create_task(manager.stay_alive())
     try:
         async with cron.serving() as server:
+            # What is there now stays: to look through all of it again and again, for garbage,
+            # would make ticks late.
+            gc.collect()
+            gc.freeze()
             if started is not None:
                 started(server)
             manager.ready(f"{len(cron.jobs)} jobs, port {server.port}")
@@ -57,5 +62,6 @@ async def serve_until_signalled(
                 manager.stopping()
         log.info("stopped")
     finally:
+        gc.unfreeze()
         alive.cancel()  # to the end of the stop: what is drained must not be taken for dead
         await asyncio.gather(alive, return_exceptions=True)

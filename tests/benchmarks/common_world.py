@@ -72,6 +72,14 @@ class World:
         return self._url.replace("/postgres?", f"/{name}?")
 
 
+async def _start(postgres: Postgres) -> None:
+    """Start it, with connections for 50 workers."""
+    await postgres.start()
+    await asyncio.to_thread(execute, postgres.url, "ALTER SYSTEM SET max_connections = 600")
+    await postgres.down("fast")
+    await postgres.up()
+
+
 async def _migrate(url: str) -> None:
     database = Database(url)
     await database.migrate()
@@ -85,7 +93,7 @@ def world(name: str) -> Iterator[World]:
         redis, postgres = RedisServer(Path(folder)), Postgres(Path(folder))
         try:
             redis.start()
-            asyncio.run(postgres.start())
+            asyncio.run(_start(postgres))
             made = World(redis, postgres, Path(folder))
             made.prepare()
             yield made

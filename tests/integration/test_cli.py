@@ -245,12 +245,18 @@ async def test_a_span_that_cannot_be_backfilled_is_named(
     [
         ("own", "SOLOCRON_APP is 'own': give module:name, such as report:cron"),
         ("nowhere:cron", "SOLOCRON_APP is 'nowhere:cron': No module named 'nowhere'"),
+        (
+            "broken:cron",
+            "SOLOCRON_APP is 'broken:cron': importing broken raised KeyError: 'STRIPE' (",
+        ),
+        ("broken:cron", "broken.py, line 2): mend that, or set what it needs"),
         ("own:nothing", "SOLOCRON_APP is 'own:nothing': own has no Solocron of that name"),
         ("own:Run", "SOLOCRON_APP is 'own:Run': own has no Solocron of that name"),
     ],
 )
 async def test_an_app_that_is_none_is_named(small: Cli, app: str, complaint: str) -> None:
     (small.folder / "own.py").write_text(OWN)
+    (small.folder / "broken.py").write_text("import os\nKEY = os.environ['STRIPE']\n")
     result = await small("jobs", SOLOCRON_APP=app)
     assert (result.code, complaint in result.complaint) == (2, True), result.err
 

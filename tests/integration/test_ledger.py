@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, event, insert, select
 
+import solocron
 from conftest import RedisServer
 from ledgers import NONE, ledger_at
 from solocron.errors import ConfigError, StaleAttempt, StorageUnavailable
@@ -55,6 +60,36 @@ async def test_migrations_and_tables_agree(database: Database) -> None:
     assert await database.is_ready()
     async with database.connect() as connection:
         assert await connection.run_sync(differences) == []
+
+
+STARTS = """
+import asyncio, logging
+logging.basicConfig(level="INFO", format="%(name)s %(message)s")
+from solocron.storage.engine import Database
+
+async def start():
+    database = Database("sqlite:///it.db")
+    await database.migrate()
+    await database.check()
+    await database.close()
+
+asyncio.run(start())
+logging.getLogger("alembic.runtime.plugins").info("of the host's own")
+"""
+
+
+def test_a_hosts_log_has_of_alembic_which_migration_is_run_and_nothing_else(tmp_path: Path) -> None:
+    said = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", STARTS], cwd=tmp_path, capture_output=True, text=True,
+            check=True, env={**os.environ, "PYTHONPATH": str(Path(solocron.__file__).parents[1])},
+        )  # fmt: skip
+        said.append(done.stderr.splitlines())
+    first, again = said
+    assert again == ["alembic.runtime.plugins of the host's own"]
+    told = {each.partition(" -> ")[0].rstrip("0123456789 ") for each in first if "alembic" in each}
+    assert told == {"alembic.runtime.migration Running upgrade", *again}
 
 
 async def migrated_until(url: str, turn: int) -> bool:

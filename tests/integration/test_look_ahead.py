@@ -40,8 +40,8 @@ async def looked(
 async def closed(under: StoresUnderTest, due: dict[str, HoursKey]) -> list[str]:
     assert isinstance(under.repository, LooksAhead)
     async with under.database.begin() as connection:
-        names = await under.repository.close_these(connection, due, now_ms=5)
-    return sorted(each.id for each in names)
+        closing = await under.repository.closing(connection, due, now_ms=5)
+        return sorted(str(each.id) for each in await connection.execute(closing))
 
 
 async def check_looks(under: StoresUnderTest) -> None:

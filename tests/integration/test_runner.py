@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from solocron.cron.ticks import Calendar
 from solocron.errors import ConfigError, LockUnavailable
 from solocron.locks.manager import LockManager
 from solocron.storage.engine import Database
+from solocron.stores.repository import UnknownStore
 from workers import until
 
 CALENDAR = Calendar("0 0,6 * * *")
@@ -122,6 +124,16 @@ async def test_a_failing_job_is_retried_then_given_up(
     assert attempts == [1, 2, 3]
     assert (outcome.state, outcome.reason) == ("failed", "ValueError: no stock")
     assert (await one.run_tick(job(body), latest())).reason == "done"
+
+
+async def test_what_would_be_as_wrong_the_next_time_is_tried_once(
+    locks: LockManager, database: Database | None
+) -> None:
+    async def body(run: Run) -> None:
+        raise UnknownStore("there is no store 'x'")
+
+    outcome = await runner(locks, database).run_tick(job(body, attempts=3), latest())
+    assert (outcome.state, outcome.attempt) == ("failed", 1)
 
 
 async def test_a_job_may_skip_while_redis_is_down(
@@ -252,3 +264,56 @@ async def test_without_redis_a_failing_bodys_traceback_is_its_own(
     assert (outcome.state, outcome.reason) == ("failed", "ValueError: no stock")
     (told,) = [each.exc_info for each in caplog.records if each.exc_info]
     assert told is not None and told[1] is not None and told[1].__context__ is None
+
+
+async def test_each_skip_is_logged_in_a_sentence_that_says_why_and_of_which_tick(
+    own_redis: RedisServer, sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So that a host's own logging, which shows no fields, loses nothing."""
+
+    async def body(run: Run) -> None: ...
+
+    caplog.set_level("INFO", "solocron.cron")
+    tick = latest()
+    at = datetime.fromtimestamp(tick / 1000, UTC).isoformat(timespec="seconds")
+    away = Database("postgresql://nobody@127.0.0.1:1/none")
+    async with (
+        fresh_database(sqlite_url) as database,
+        LockManager(own_redis.url, clock=SystemClock(), deadline_s=0.2) as locks,
+    ):
+        one, each = runner(locks, database), job(body, on_redis_down="skip")
+
+        async def skips(by: Runner = one) -> tuple[str | None, str]:
+            caplog.clear()
+            outcome = await by.run_tick(each, tick)
+            assert outcome.state == "skipped"
+            said = [r.getMessage() for r in caplog.records if r.name == "solocron.cron"]
+            return outcome.reason, " ".join(said)
+
+        waits = runner(locks, away)
+        reason, said = await skips(waits)
+        assert reason == "database-down"
+        assert said.startswith("The store auto-close cron waits for the database, skipping: ")
+        assert await skips(waits) == ("database-down", "")  # once, until one has begun
+        await locks.pause(each.lock_key, ttl_ms=60_000, by="me")
+        paused = f"Skipping the store auto-close cron of {at}: it is paused."
+        assert await skips() == ("paused", paused)
+        await locks.resume(each.lock_key)
+        for owner, said in (
+            (f"w:1:0:{tick}", "Another server is running the store auto-close cron, skipping."),
+            (f"w:1:0:{tick - 1}", "An earlier tick of the store auto-close cron is still being run "
+             f"by w:1:0:{tick - 1}, skipping that of {at}."),
+        ):  # fmt: skip
+            for key in (each.lock_key, f"{{{each.lock_key}}}:alive"):
+                own_redis.cli("SET", key, owner, "PX", "60000")
+            assert (await skips())[1] == said
+        own_redis.cli("DEL", each.lock_key)
+        assert (await one.run_tick(each, tick)).state == "succeeded"
+        done = f"The store auto-close cron of {at} has been run, skipping."
+        assert await skips() == ("done", done)
+        own_redis.stop()
+        down = (
+            f"Skipping the store auto-close cron of {at}: Redis is away, and its policy is to skip"
+        )
+        assert (await skips())[1].startswith(down)
+    await away.close()

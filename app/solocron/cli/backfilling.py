@@ -31,7 +31,8 @@ def backfill(
     """Run each tick of a span that has no run that succeeded, once, the oldest first.
 
     Any number of servers may do so at once, and the schedule goes on. Ctrl-C gives back the run
-    that it is at; the same command goes on there. Exit code 0 only if no run failed.
+    that it is at; the same command goes on there. Exit code 0 only if no run failed, and with
+    --dry-run whatever there is to do.
     """
     since, until = _time("--from", from_), _time("--to", to)
     cron = service(working=True)

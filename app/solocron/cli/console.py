@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from importlib import import_module
@@ -21,7 +22,7 @@ import typer
 
 from solocron import logs
 from solocron.cron.values import result_text, value_of
-from solocron.errors import ConfigError
+from solocron.errors import ConfigError, SolocronError
 
 if TYPE_CHECKING:
     from solocron.service import Solocron
@@ -78,6 +79,16 @@ def _own(app: str) -> Solocron:
         found = getattr(import_module(module), name, None)
     except ImportError as error:
         raise ConfigError(f"SOLOCRON_APP is {app!r}: {error}") from None
+    except SolocronError:  # of its settings: says itself what to do
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        at = ([each for each in frames if each.filename.startswith(os.getcwd())] or frames)[-1]
+        said = logs.one_line(f"{type(error).__name__}: {error}")[:_MAX_SHOWN]
+        raise ConfigError(
+            f"SOLOCRON_APP is {app!r}: importing {module} raised {said} ({at.filename}, line "
+            f"{at.lineno}): mend that, or set what it needs, as where the service runs"
+        ) from None
     if not isinstance(found, Solocron):
         raise ConfigError(f"SOLOCRON_APP is {app!r}: {module} has no Solocron of that name")
     return found

@@ -41,7 +41,10 @@ def history(
 ) -> None:
     """List a job's last runs, the newest first: when, by whom, how long and how it ended.
 
-    Runs that ended are kept for SOLOCRON_HISTORY seconds, the newest of each job always.
+    `first begun` is the begin of the first attempt, `ms` how long the last server's attempts took,
+    `origin` is schedule, manual or backfill, of which `asked by` says whose, and `without Redis`
+    that the database alone decided who runs it. Runs that ended are kept for SOLOCRON_HISTORY
+    seconds, the newest of each job always.
     """
     cron = service()
 

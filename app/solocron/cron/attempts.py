@@ -14,12 +14,13 @@ from solocron.cron.outcome import Outcome
 from solocron.cron.run import Run
 from solocron.cron.threads import Threads, is_plain
 from solocron.cron.values import InvalidResult, counts_of, result_text
-from solocron.errors import LeaseLost, StorageUnavailable
+from solocron.errors import InvalidInput, LeaseLost, StorageUnavailable
 from solocron.ledger import Ledger, RunKey
 from solocron.tracing import Tracer
 
 CANCELLED = "cancelled by who asked for it"
 _GIVEN_WITHIN_S = 2.0
+_FINAL = (InvalidResult, InvalidInput)  # what it asks for would be as wrong the next time
 
 UnderWay = tuple[Job, float]  # and since when, monotonic in s
 
@@ -114,7 +115,7 @@ class Attempts:
         except Exception as error:
             run.ensure_leased()
             text = f"{type(error).__name__}: {error}"
-            ended = _Ended(error=text, is_final=isinstance(error, InvalidResult))
+            ended = _Ended(error=text, is_final=isinstance(error, _FINAL))
             self._tracer.record(error)
             run.log.warning("The %s cron failed: %s", job.title, text, exc_info=True)
         run.ensure_leased()

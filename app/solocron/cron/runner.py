@@ -23,6 +23,7 @@ from solocron.cron.run import Notify, Run
 from solocron.cron.spans import end, run_span, tick_span
 from solocron.cron.sweep import MAX_MISSED, left_out, ticks_to_run
 from solocron.cron.values import params_text
+from solocron.cron.wording import moment
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
 from solocron.ledger import KEEPERS, Ledger, RunKey, Verdict
 from solocron.locks.lease import Lease
@@ -35,6 +36,7 @@ log = logging.getLogger("solocron.cron")
 
 _BESIDE = ("manual", "backfill")  # the schedule, of which they settle nothing
 _TRIED_TICKS = 100
+_WHY = {"paused": "it is paused", "redis-down": "Redis is away, and its policy is to skip then"}
 
 
 class Runner:
@@ -207,6 +209,8 @@ class Runner:
                 return await self._run_one(job, tick, lease, origin, fallback, asked), newest
             if fallback and await self._is_early(tick):
                 return Outcome("skipped", "clock-skew"), newest
+            if not job.every and (run := await self._run_next(job, tick, lease, fallback, origin)):
+                return run, tick if _settled(run) else newest
             for each in await self._due(job, tick, settled, fallback):
                 lease.ensure()
                 outcome = await self._run_one(job, each, lease, origin, fallback)
@@ -220,6 +224,7 @@ class Runner:
         except LeaseLost as lost:
             return Outcome("lost", str(lost)), newest
         except StorageUnavailable as error:
+            self._note_waiting(job, error)
             return Outcome("skipped", f"{self._ledger.kept_in}-down", detail=str(error)), newest
 
     async def _is_early(self, tick: int) -> bool:
@@ -230,12 +235,13 @@ class Runner:
         return theirs_ms < skew.opens_ms(tick)
 
     def _note_waiting(self, job: Job, error: StorageUnavailable) -> None:
-        """Say once that the ledger is there and takes no run; one that is gone says so itself."""
-        if job.name not in self._waiting and not self._ledger.is_lost:
+        """Say once that the job's ticks wait for the ledger, until one of them has begun."""
+        if job.name not in self._waiting:
             self._waiting.add(job.name)
             log.warning(
-                "The %s cron waits for %s: %s", job.title, KEEPERS[self._ledger.kept_in], error,
-                extra={"job": job.name},
+                "The %s cron waits for %s, skipping: %s", job.title,
+                KEEPERS[self._ledger.kept_in], error,
+                extra={"job": job.name, "reason": f"{self._ledger.kept_in}-down"},
             )  # fmt: skip
 
     async def _due(self, job: Job, tick: int, settled: int, fallback: bool) -> list[int]:
@@ -261,21 +267,38 @@ class Runner:
             return tick
         return left_out(job, tick, ended_ms - rows[0]["started_at"], ended_ms)
 
+    async def _run_next(
+        self, job: Job, tick: int, lease: Lease, fallback: bool, origin: str
+    ) -> Outcome | None:
+        """Run a tick that nothing has to run before, which the ledger tells as it begins it; None
+        for one of which there is more to ask. Raises StorageUnavailable before it began."""
+        begun = await self._ledger.begin_next(
+            job.name, tick, owner=self._owner, now_ms=int(self._clock.now_ms()),
+            lease_ms=self._lease_of(job), fallback=fallback,
+        )  # fmt: skip
+        if not begun:
+            return None
+        self._waiting.discard(job.name)
+        return await self._run_begun(job, tick, Verdict("run", 1), lease, origin, fallback)
+
     async def _run_one(
         self, job: Job, tick: int, lease: Lease, origin: str, fallback: bool,
         asked: Asked | None = None,
     ) -> Outcome:  # fmt: skip
         """Ask the ledger for one tick and run it. Raises StorageUnavailable before it began."""
-        try:
-            tick, verdict = await self._begin(job, tick, origin, fallback, asked)
-        except StorageUnavailable as down:
-            self._note_waiting(job, down)
-            raise
+        tick, verdict = await self._begin(job, tick, origin, fallback, asked)
         self._waiting.discard(job.name)
         if verdict.kind != "run":
             return Outcome(
                 "skipped", verdict.kind, verdict.attempt, detail=verdict.owner, by_ledger=True
             )
+        return await self._run_begun(job, tick, verdict, lease, origin, fallback, asked)
+
+    async def _run_begun(
+        self, job: Job, tick: int, verdict: Verdict, lease: Lease, origin: str, fallback: bool,
+        asked: Asked | None = None,
+    ) -> Outcome:  # fmt: skip
+        """Run what the ledger gave us."""
         run = Run(
             RunKey(job.name, tick, verdict.attempt), ledger=self._ledger, lease=lease,
             fallback=fallback, params=verdict.params or params_text(job.params),
@@ -336,10 +359,20 @@ def _behind(earlier: Outcome) -> Outcome:
 
 
 def _log_skip(job: Job, tick: int, skipped: Outcome) -> None:
-    fields = {"job": job.name, "tick": tick, "reason": skipped.reason, "detail": skipped.detail}
-    if skipped.reason in ("held", "overlap", "done"):
+    """Say so, in a sentence of its own: a host's log may show no fields."""
+    reason, at, owner = skipped.reason or "", moment(tick), skipped.detail
+    fields = {"job": job.name, "tick": tick, "reason": reason, "detail": skipped.detail}
+    if reason == "held":
         log.info("Another server is running the %s cron, skipping.", job.title, extra=fields)
-    elif skipped.reason in ("database-down", "clock-skew"):  # has been said once
-        log.debug("The %s cron waits: %s.", job.title, skipped.reason, extra=fields)
+    elif reason == "done":
+        log.info("The %s cron of %s has been run, skipping.", job.title, at, extra=fields)
+    elif reason == "overlap":
+        log.info(
+            "An earlier tick of the %s cron is still being run by %s, skipping that of %s.",
+            job.title, owner, at, extra=fields,
+        )  # fmt: skip
+    elif reason in ("database-down", "clock-skew"):  # has been said once
+        log.debug("The %s cron of %s waits: %s.", job.title, at, reason, extra=fields)
     else:
-        log.warning("Skipping the %s cron: %s.", job.title, skipped.reason, extra=fields)
+        why = _WHY.get(reason, reason)
+        log.warning("Skipping the %s cron of %s: %s.", job.title, at, why, extra=fields)

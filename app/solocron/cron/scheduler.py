@@ -15,13 +15,16 @@ from solocron.cron.manual import Asked, ManualRun, own_tick
 from solocron.cron.outcome import Outcome
 from solocron.cron.reserving import Reserving
 from solocron.cron.runner import Runner
-from solocron.cron.sweep import decide, is_free, is_missed
+from solocron.cron.sweep import Decision, decide, is_free, is_missed
 from solocron.cron.triggers import Trigger
 from solocron.errors import ConfigError, LockUnavailable, StorageUnavailable
-from solocron.ledger import Ledger
+from solocron.ledger import Expired, Ledger
 from solocron.locks.manager import LockManager
+from solocron.locks.results import Survey
 
 log = logging.getLogger("solocron.cron")
+
+_AT_ONCE = 500  # jobs: meanwhile neither this loop nor Redis does anything else
 
 _T = TypeVar("_T")
 
@@ -69,9 +72,12 @@ class Scheduler:
         """A trigger of each job, which is still to be started."""
         self._started_ms = self._clock.now_ms()
         self._triggers = [
-            Trigger(job.calendar, self._clock, partial(self._fire, job), delay_ms=job.delay_ms)
+            Trigger(
+                job.calendar, self._clock, partial(self._fire, job), delay_ms=job.delay_ms,
+                since_ms=self._started_ms,
+            )
             for job in self._jobs.values()
-        ]
+        ]  # fmt: skip
         return self._triggers
 
     async def stop(self, grace_s: float) -> None:
@@ -160,10 +166,11 @@ class Scheduler:
             await asyncio.sleep(self._sweep_s * random.uniform(0.8, 1.2))
 
     async def sweep(self) -> None:
-        """Look once at every job: one Redis round trip, or the ledger while Redis is down."""
+        """Look once at every job: one Redis round trip for up to 500 of them, or the ledger while
+        Redis is down."""
         jobs = list(self._jobs.values())
         try:
-            surveys = await self._locks.survey([job.lock_key for job in jobs])
+            surveys = await self._survey(jobs)
         except LockUnavailable:
             margin = self._locks.margin_ms
             await self._sweep_ledger([job for job in jobs if job.runs_without_redis(margin)])
@@ -173,7 +180,9 @@ class Scheduler:
         seen = list(zip(jobs, surveys, strict=True))
         self.paused = {job.name for job, survey in seen if survey.paused}
         await self._learn_floors([job for job, survey in seen if survey.settled is None])
-        for job, survey in seen:
+        for number, (job, survey) in enumerate(seen):
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
             settled = self._floors.get(job.name) if survey.settled is None else survey.settled
             if survey.settled is not None:  # should Redis forget it
                 self._floors[job.name] = survey.settled
@@ -183,6 +192,14 @@ class Scheduler:
             await self._retake([job for job, survey in seen if survey.look and is_free(survey)])
         except StorageUnavailable as error:
             log.debug("no server looks into the ledger now: %s", error)
+
+    async def _survey(self, jobs: Sequence[Job]) -> list[Survey]:
+        """What Redis knows of each job. Raises LockUnavailable, without jobs, too."""
+        surveys: list[Survey] = []
+        for first in range(0, max(len(jobs), 1), _AT_ONCE):
+            some = jobs[first : first + _AT_ONCE]
+            surveys += await self._locks.survey([job.lock_key for job in some])
+        return surveys
 
     async def _sweep_ledger(self, jobs: Sequence[Job]) -> None:
         """Without Redis: retake silent runs, and run newer ticks nobody began."""
@@ -202,12 +219,14 @@ class Scheduler:
             return
         now = self._clock.now_ms()
         since_ms = int(now - max(job.catch_up_ms for job in jobs))
-        expired = await self._ledger.expired([job.name for job in jobs], since_ms)
+        expired: dict[str, list[Expired]] = {}
+        for each in await self._ledger.expired([job.name for job in jobs], since_ms):
+            expired.setdefault(each.job, []).append(each)
         for job in jobs:
             silent = [
                 each
-                for each in expired
-                if each.job == job.name and not is_missed(job, each.tick, now, began=True)
+                for each in expired.get(job.name, ())
+                if not is_missed(job, each.tick, now, began=True)
             ]
             if not silent or self._is_running(job):
                 continue
@@ -233,14 +252,14 @@ class Scheduler:
             self._floors[job.name] = self._start_floor(job) if tick is None else tick - 1
 
     def _start_floor(self, job: Job) -> int:
-        return job.latest_due(self._started_ms) or 0
+        return int(self._started_ms) - job.delay_ms
 
     async def _act(self, job: Job, settled: int, now: float) -> None:
-        if self._is_running(job):
-            return
         since_start_ms = max(now - self._started_ms, 0.0)  # no trigger was here before
         grace_ms = min(1000.0, self._sweep_s * 200, since_start_ms)
         decision = decide(job, settled, now, grace_ms=grace_ms)
+        if decision == Decision() or self._is_running(job):
+            return
         if decision.tick is not None:
             self._try(job, decision.tick, "sweep")
         elif self._locks.skew.off:

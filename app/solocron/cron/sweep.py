@@ -35,6 +35,8 @@ def decide(job: Job, settled: int, now_ms: float, *, grace_ms: float) -> Decisio
     `settled` is the newest settled tick. A tick younger than `grace_ms` is left to the triggers.
     Ticks outside the catch-up window are missed; at most `MAX_MISSED` of them are named.
     """
+    if job.calendar.next_after(settled) > now_ms - grace_ms - job.delay_ms:
+        return Decision()
     newest = job.latest_due(now_ms - grace_ms)
     if newest is None or newest <= settled:
         return Decision()

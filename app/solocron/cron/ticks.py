@@ -7,8 +7,11 @@ identity is UTC, so the two 02:00s of a fall-back night cannot collide.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from copy import copy
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -18,10 +21,19 @@ from solocron.errors import ConfigError
 _DAY_MS = 24 * 3600 * 1000
 _YEAR_MS = 366 * _DAY_MS
 _MAX_EXPRESSION = 200
+_MOST_PARSED = 256
+_KEPT = 4  # ticks: a job that is due each second settles one while the next comes
 _WRITTEN = (
     "five fields, such as '0 0,6 * * *' (minute hour day month weekday), or six with seconds "
     "first, such as '*/5 * * * * *'"
 )
+
+
+@lru_cache(_MOST_PARSED)
+def _parsed(expression: str, zone: tzinfo) -> CronSim:
+    """What the expression means, for any time of the zone; to be copied. To read it takes longer
+    than to find a tick, and what was read takes 14 KB: jobs with the same one share it."""
+    return CronSim(expression, datetime(2026, 1, 1, tzinfo=zone))
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,8 @@ class Calendar:
         if not isinstance(expression, str):
             raise ConfigError(f"schedule {str(expression)[:40]!r}: give {_WRITTEN}")
         try:
-            self._zone = ZoneInfo(zone)
+            # In the library's own UTC a search need not think of clocks that are put on.
+            self._zone: tzinfo = UTC if zone == "UTC" else ZoneInfo(zone)
         except (ValueError, OSError, LookupError):
             raise ConfigError(
                 f"time zone {zone[:64]!r}: give an IANA name such as Europe/Berlin"
@@ -54,7 +67,9 @@ class Calendar:
             raise ConfigError(
                 f"cron expression of {len(expression)} characters: give at most {_MAX_EXPRESSION}"
             )
-        self._known: tuple[int, int] | None = None  # a tick, and the one after it
+        # All ticks after the moment `_since` up to the newest of them.
+        self._ticks: list[int] = []
+        self._since = 0.0
         self.expression = " ".join(expression.split())
         self.zone = zone
         try:
@@ -65,10 +80,30 @@ class Calendar:
             raise ConfigError(f"cron expression {expression!r} never comes due") from None
 
     def next_after(self, ms: float) -> int:
-        """The first tick later than `ms`."""
-        floor = int(ms // 1000)
-        local = datetime.fromtimestamp(floor, self._zone)
-        for moment in CronSim(self.expression, local):
+        """The first tick later than `ms`.
+
+        The newest answers are kept, for the same is asked again and again: by the trigger, by what
+        is said of a run, and by each sweep.
+        """
+        if self._ticks and self._since <= ms:
+            if ms >= self._ticks[-1]:
+                self._ticks.append(self._search(self._ticks[-1]))
+                if len(self._ticks) > _KEPT:
+                    self._since = self._ticks.pop(0)
+            if ms < self._ticks[-1]:
+                return self._ticks[bisect_right(self._ticks, ms)]
+        tick = self._search(ms)
+        if self._since <= ms or not self._ticks:
+            self._ticks, self._since = [tick], ms
+        elif tick == self._ticks[0]:
+            self._since = ms
+        return tick
+
+    def _search(self, ms: float) -> int:
+        local = datetime.fromtimestamp(int(ms // 1000), self._zone)
+        moments = copy(_parsed(self.expression, self._zone))
+        moments.dt = local.replace(tzinfo=None) if moments.fixup_tz else local
+        for moment in moments:
             tick = round(moment.timestamp()) * 1000
             if tick > ms:
                 return tick
@@ -77,30 +112,25 @@ class Calendar:
     def latest_at(self, ms: float) -> int | None:
         """The latest tick at or before `ms`; None if none within the 8 years before it.
 
-        Bisects with `next_after` alone, so both directions agree by construction. Asked again, as
-        each sweep does, it goes on from its last answer, which costs next to nothing.
+        Bisects with the forward search alone, so both directions agree by construction.
         """
-        if self._known is not None:
-            tick, following = self._known
-            if following <= ms:
-                tick, following = following, self.next_after(following)
-            if tick <= ms < following:
-                self._known = (tick, following)
-                return tick
+        self.next_after(ms)
+        if before := bisect_right(self._ticks, ms):
+            return self._ticks[before - 1]
         span = 60_000.0
-        while self.next_after(ms - span) > ms:
+        while self._search(ms - span) > ms:
             span *= 4
             if span > 8 * _YEAR_MS:
                 return None
-        low, high = ms - span, ms  # next_after(low) <= ms < next_after(high)
+        low, high = ms - span, ms  # the tick after `low` is at most `ms`, that after `high` is not
         while True:
-            tick = self.next_after(low)
-            following = self.next_after(tick)
+            tick = self._search(low)
+            following = self._search(tick)
             if following > ms:
-                self._known = (tick, following)
+                self._ticks, self._since = [tick, following], tick - 1
                 return tick
             middle = max((tick + high) / 2, float(tick))
-            if self.next_after(middle) <= ms:
+            if self._search(middle) <= ms:
                 low = middle
             else:
                 low, high = tick, middle

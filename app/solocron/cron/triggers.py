@@ -24,17 +24,20 @@ class Trigger(aiocron.Cron):  # type: ignore[misc]  # aiocron ships no types
     """Calls `fire(tick)` on the event loop `delay_ms` after each tick (UTC epoch ms) of a calendar.
 
     Each tick fires once, also when the clock is set back by less than a minute. After a larger
-    step back (a wrong clock was put right) the calendar counts from the new time.
+    step back (a wrong clock was put right) the calendar counts from the new time. Ticks count from
+    `since_ms` (UTC epoch ms; None: its start) on: to arm thousands of triggers takes a while.
     """
 
     def __init__(
-        self, calendar: Calendar, clock: Clock, fire: Callable[[int], None], *, delay_ms: int = 0
-    ) -> None:
+        self, calendar: Calendar, clock: Clock, fire: Callable[[int], None], *, delay_ms: int = 0,
+        since_ms: float | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(calendar.expression, fire, start=False, tz=ZoneInfo(calendar.zone))
         self._calendar = calendar
         self._clock = clock
         self._fire = fire
         self._delay_ms = delay_ms
+        self._since_ms = since_ms
         self._target: int | None = None
         self._due: int | None = None
         self._seen_ms = 0.0
@@ -49,6 +52,8 @@ class Trigger(aiocron.Cron):  # type: ignore[misc]  # aiocron ships no types
         aiocron calls it to arm the next wake-up, and only then `call_func`.
         """
         now = self._clock.now_ms() - self._delay_ms
+        if self._since_ms is not None:
+            now, self._since_ms = self._since_ms - self._delay_ms, None
         if self._target is None or now < self._seen_ms - _SET_BACK_MS:
             self._target = self._calendar.next_after(now)
         elif now >= self._target:

@@ -68,6 +68,12 @@ class RunRecords:
 
     # -- a run -----------------------------------------------------------------------------
 
+    async def begin_next(
+        self, job: str, tick: int, *, owner: str, now_ms: int, lease_ms: int, fallback: bool = False
+    ) -> bool:
+        """Leaves it to `unfinished` and `begin`."""
+        return False
+
     async def begin(
         self, job: str, tick: int, *, owner: str, now_ms: int, lease_ms: int, max_attempts: int,
         origin: str = "schedule", fallback: bool = False, params: str | None = None,

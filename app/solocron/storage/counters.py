@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import BigInteger, Insert, String, literal, or_, select, true
+from sqlalchemy import CTE, BigInteger, Insert, String, cast, literal, or_, select, true
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,11 +24,7 @@ async def next_seqs(connection: AsyncConnection, store_ids: Collection[str]) -> 
     """Take the next seq of each of these stores, in the caller's transaction."""
     if not store_ids:
         return {}
-    upsert = _firsts(connection, store_ids).on_conflict_do_update(
-        index_elements=["store_id"],
-        set_={"notification_seq": store_states.c.notification_seq + 1},
-    )
-    return await _taken(connection, upsert)
+    return await _taken(connection, _counted(_firsts(connection, store_ids)))
 
 
 async def next_seqs_unreminded(
@@ -49,6 +45,19 @@ async def next_seqs_unreminded(
     return await _taken(connection, upsert)
 
 
+def taken_by(changed: CTE) -> CTE:
+    """The next seq of each store that `changed` returns the `id` of: part of a statement that only
+    PostgreSQL takes."""
+    ids = cast(changed.c.id, String())
+    values = select(ids, literal(1, BigInteger())).order_by(ids.collate("C"))  # as Python sorts
+    upsert = _counted(
+        postgres_insert(store_states).from_select(["store_id", "notification_seq"], values)
+    )
+    returning = upsert.returning(store_states.c.store_id, store_states.c.notification_seq)
+    taken: CTE = returning.cte("taken")
+    return taken
+
+
 async def newest_seqs(connection: AsyncConnection, store_ids: Collection[str]) -> dict[str, int]:
     """The newest seq of those of the stores that have a notification."""
     columns = select(store_states.c.store_id, store_states.c.notification_seq)
@@ -66,6 +75,13 @@ def _firsts(
     return insert(store_states).from_select(
         ["store_id", "notification_seq", "last_reminded_tick"],
         select(*values).where(true()),  # SQLite takes ON CONFLICT for a join's ON otherwise
+    )
+
+
+def _counted(insert: Any) -> Any:
+    return insert.on_conflict_do_update(
+        index_elements=["store_id"],
+        set_={"notification_seq": store_states.c.notification_seq + 1},
     )
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from solocron.errors import ConfigError, StorageUnavailable
 from solocron.storage.cut import Cut
@@ -52,7 +53,7 @@ _EXAMPLES = "give sqlite:///file.db, postgresql://user@host:5432/name, or none"
 _POSTGRES_OPTIONS = ("host", "port", "ssl", "sslmode", "passfile")
 
 
-class DatabaseNow(ColumnElement[int]):
+class DatabaseNow(FunctionElement[int]):
     """The database server's own time, UTC epoch ms: leases judged by it need no common clock."""
 
     inherit_cache = True

@@ -6,6 +6,9 @@ Alembic is imported when it is needed: most commands never do, and it takes a te
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +22,31 @@ from solocron.errors import StorageUnavailable
 if TYPE_CHECKING:
     from alembic.config import Config
 
+_TALKING = ("alembic.runtime.plugins", "alembic.runtime.migration")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether it is of a migration that is run, or a warning."""
+    return record.levelno > logging.INFO or str(record.msg).startswith("Running")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what Alembic says at each import and start, which a host's log would have. Around
+    its import, too."""
+
+    def filter_(record: logging.LogRecord) -> bool:  # one for each call: they may overlap
+        return _is_news(record)
+
+    loggers = [logging.getLogger(name) for name in _TALKING]
+    for each in loggers:
+        each.addFilter(filter_)
+    try:
+        yield
+    finally:
+        for each in loggers:
+            each.removeFilter(filter_)
+
 
 def _config() -> Config:
     from alembic.config import Config
@@ -31,9 +59,10 @@ def _config() -> Config:
 @lru_cache(maxsize=1)
 def head_revision() -> str:
     """The revision this release needs."""
-    from alembic.script import ScriptDirectory
+    with _quiet():
+        from alembic.script import ScriptDirectory
 
-    head = ScriptDirectory.from_config(_config()).get_current_head()
+        head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None
     return head
 
@@ -51,14 +80,15 @@ async def upgrade(connection: AsyncConnection) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
-    from alembic import command
-    from alembic.util import CommandError
+    with _quiet():
+        from alembic import command
+        from alembic.util import CommandError
 
-    config = _config()
-    config.attributes["connection"] = connection
-    try:
-        command.upgrade(config, "head")
-    except CommandError as error:
-        raise StorageUnavailable(
-            f"database: its schema is not of this release ({error}): install the newer release"
-        ) from None
+        config = _config()
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise StorageUnavailable(
+                f"database: its schema is not of this release ({error}): install the newer release"
+            ) from None

@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Text,
     and_,
+    cast,
     column,
     func,
     insert,
@@ -26,8 +27,9 @@ from sqlalchemy import (
     values,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningUpdate
 
-from solocron.storage.counters import newest_seqs
+from solocron.storage.counters import newest_seqs, taken_by
 from solocron.storage.engine import Database, database_now
 from solocron.storage.feed import EVERY, PLACE, Feed, mark_published
 from solocron.storage.listed import listed
@@ -37,6 +39,8 @@ from solocron.together import Together
 CHUNK = 500  # stores per statement: 3 parameters each, well under either database's limit
 _READERS = 6  # of the database's 10 connections
 _FEW, _FEW_ROWS = 100, 20  # spans of stores that are read for several readers, and rows of each
+
+_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 _T = TypeVar("_T")
 
@@ -84,8 +88,42 @@ async def append(
     await connection.execute(
         insert(notifications).from_select([each.name for each in given.c], select(given))
     )
-    if channels:
-        pairs = [(each.store_id, each.seq, channel) for each in rows for channel in channels]
+    await _deliver(connection, rows, channels)
+
+
+async def append_with(
+    connection: AsyncConnection, change: ReturningUpdate[Any], type_: str,
+    data: Mapping[str, Any], created_at: int, channels: Sequence[str] = (),
+) -> list[Notification]:  # fmt: skip
+    """Have `change` done, an UPDATE of stores that returns `id` and `name`, and write with it what
+    is told of each: its name and `data`. All is one statement, in which nothing waits for us; only
+    PostgreSQL can do that."""
+    changed = change.cte("changed")
+    taken = taken_by(changed)
+    # A full join, because the planner cannot know how many there are, and never loops over that.
+    both = taken.join(changed, cast(changed.c.id, String()) == taken.c.store_id, full=True)
+    named = func.to_json(func.coalesce(cast(changed.c.name, Text()), ""))
+    values = select(
+        taken.c.store_id, taken.c.notification_seq, literal(type_),
+        func.concat('{"name":', named, "," + _json(data)[1:]), literal(created_at, BigInteger()),
+    ).select_from(both)  # fmt: skip
+    told = insert(notifications).from_select(
+        ["store_id", "seq", "type", "data", "created_at"], values
+    )
+    told = told.returning(notifications.c.store_id, notifications.c.seq, notifications.c.data)
+    rows = [
+        Notification(store_id, seq, type_, json.loads(text), created_at)
+        for store_id, seq, text in (await connection.execute(told)).all()
+    ]
+    await _deliver(connection, rows, channels)
+    return rows
+
+
+async def _deliver(
+    connection: AsyncConnection, rows: Sequence[Notification], channels: Sequence[str]
+) -> None:
+    pairs = [(each.store_id, each.seq, channel) for each in rows for channel in channels]
+    if pairs:
         given = listed(connection, pairs, {**PLACE, "channel": String()})
         pending = select(given, literal("pending", String()), database_now())
         names = [*(each.name for each in given.c), "state", "due_at"]

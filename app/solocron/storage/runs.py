@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Literal
 from uuid import uuid4
@@ -29,6 +29,7 @@ from solocron.errors import StaleAttempt, StorageUnavailable
 from solocron.ledger import Expired, KeptIn, RunKey, State, Verdict, kept_text
 from solocron.storage.engine import POOL_SIZE, POOL_TIMEOUT_S, Database, database_now
 from solocron.storage.patience import held, patiently, until_answered
+from solocron.storage.run_groups import WITHIN_S, Ending, Opening, RunGroups, ending, opening
 from solocron.storage.tables import job_runs
 
 _MAX_ERROR = 2000
@@ -36,7 +37,7 @@ _MAX_BY = 200
 _MOST_STATES = 100_000
 _REOPENED = {"state": "running", "finished_at": None, "duration_ms": None, "error": None}
 _GIVEN_BACK = 0  # a lease that did not end by silence
-_WITHIN_S = 10.0  # each of the short transactions here
+_GIVEN_S = 2.0
 _RESERVE = 2  # connections that bodies leave to the ledger: a heartbeat may not wait for them
 
 
@@ -52,12 +53,45 @@ class RunLedger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._openings: RunGroups[Opening] = RunGroups(database, opening(database.dialect))
+        self._endings: RunGroups[Ending] = RunGroups(database, ending(database.dialect))
         self._bodies = asyncio.Semaphore(POOL_SIZE - _RESERVE)
 
     @property
     def is_lost(self) -> bool:
         """Whether the database is gone (its log says so)."""
         return self._database.is_lost
+
+    async def begin_next(
+        self, job: str, tick: int, *, owner: str, now_ms: int, lease_ms: int, fallback: bool = False
+    ) -> bool:
+        """Begin a scheduled tick, unless somebody did, or an earlier one of the job began and did
+        not end: `begin` is for these. Cancelled, it gives back what it began."""
+        row = Opening(job, tick, owner[:200], fallback, now_ms, _new_stamp(), lease_ms)
+        opening = asyncio.create_task(self._open(row))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            with suppress(StorageUnavailable, TimeoutError):
+                async with asyncio.timeout(_GIVEN_S):
+                    if await opening:
+                        await self.hand_over(RunKey(job, tick, 1), stopping=True)
+            raise
+
+    async def _open(self, row: Opening) -> bool:
+        try:
+            return await self._openings.write(row) or await self._is_open(row)
+        except StorageUnavailable:
+            return await patiently(partial(self._open_alone, row))
+
+    async def _open_alone(self, row: Opening) -> bool:
+        return bool(await self._openings.write_all([row])) or await self._is_open(row)
+
+    async def _is_open(self, row: Opening) -> bool:
+        """Whether it was written before, by a statement whose answer was lost."""
+        query = select(job_runs.c.stamp).where(_is(row.job, row.tick))
+        async with self._database.connect(WITHIN_S) as connection:
+            return (await connection.execute(query)).scalar() == row.stamp
 
     async def begin(
         self,
@@ -90,7 +124,7 @@ class RunLedger:
         ).on_conflict_do_nothing()  # fmt: skip
 
         async def ask() -> Verdict:
-            async with self._database.begin(_WITHIN_S) as connection:
+            async with self._database.begin(WITHIN_S) as connection:
                 if (await connection.execute(insertion)).rowcount == 1:
                     return Verdict("run", 1, owner, params)
                 row = await self._row(connection, job, tick)
@@ -135,7 +169,7 @@ class RunLedger:
 
     async def _update(self, key: RunKey, values: Mapping[str, Any]) -> bool:
         """Change the run's row; False when the attempt is no longer current."""
-        async with self._database.begin(_WITHIN_S) as connection:
+        async with self._database.begin(WITHIN_S) as connection:
             done = await connection.execute(update(job_runs).where(_current(key)).values(values))
             return bool(done.rowcount)
 
@@ -143,7 +177,7 @@ class RunLedger:
         """The run's attempt, and the stamp of its last committed transaction."""
         columns = select(job_runs.c.attempt, job_runs.c.stamp)
         query = columns.where(_is(key.job, key.tick)).with_for_update()
-        async with self._database.begin(_WITHIN_S) as connection:
+        async with self._database.begin(WITHIN_S) as connection:
             row = (await connection.execute(query)).one()
             return row.attempt, row.stamp
 
@@ -175,26 +209,15 @@ class RunLedger:
         (JSON); False when the attempt is no longer current. May be asked again: what this attempt
         wrote stays as it is."""
         state = "failed" if error is not None else "succeeded"
-        values = {
-            "state": state,
-            "finished_at": now_ms,
-            "duration_ms": duration_ms,
-            "result": result,
-            "error": kept_text(error, _MAX_ERROR) if error is not None else None,
-            **({"progress": progress} if progress is not None else {}),
-        }
-        ours = and_(
-            _is(key.job, key.tick),
-            job_runs.c.attempt == key.attempt,
-            job_runs.c.state.in_(("running", state)),
+        error = kept_text(error, _MAX_ERROR) if error is not None else None
+        row = Ending(
+            key.job, key.tick, key.attempt, state, now_ms, duration_ms, result, error, progress
         )
-
-        async def write() -> bool:
-            async with self._database.begin(_WITHIN_S) as connection:
-                done = await connection.execute(update(job_runs).where(ours).values(values))
-                return bool(done.rowcount)
-
-        return await until_answered(write, str(key))
+        try:
+            return await self._endings.write(row)
+        except StorageUnavailable:
+            alone = partial(self._endings.write_all, [row])
+            return bool(await until_answered(alone, str(key)))
 
     def room(self) -> AbstractAsyncContextManager[None]:
         """A place among the transactions of bodies, which are fewer than the connections."""
@@ -224,16 +247,16 @@ class RunLedger:
     async def _fence(self, connection: AsyncConnection, key: RunKey, stamp: str) -> None:
         fence = update(job_runs).where(_current(key)).values(stamp=stamp)
         try:
-            async with asyncio.timeout(_WITHIN_S):
+            async with asyncio.timeout(WITHIN_S):
                 found = await connection.execute(fence)
         except TimeoutError:
-            raise StorageUnavailable(f"no answer within {_WITHIN_S:g} s") from None
+            raise StorageUnavailable(f"no answer within {WITHIN_S:g} s") from None
         if found.rowcount != 1:
             raise _stale(key)
 
     async def answers(self) -> None:
         """Raise StorageUnavailable unless the database answers."""
-        async with self._database.connect(_WITHIN_S):
+        async with self._database.connect(WITHIN_S):
             pass
 
     async def _was_committed(self, key: RunKey, stamp: str) -> bool:
@@ -250,7 +273,7 @@ class RunLedger:
             .where(job_runs.c.origin == "schedule", job_runs.c.job.in_(list(jobs)))
             .group_by(job_runs.c.job)
         )
-        async with self._database.connect(_WITHIN_S) as connection:
+        async with self._database.connect(WITHIN_S) as connection:
             return {row.job: row.tick for row in await connection.execute(query)}
 
     async def unfinished(
@@ -269,7 +292,7 @@ class RunLedger:
             .order_by(job_runs.c.tick)
             .limit(1000)
         )
-        async with self._database.connect(_WITHIN_S) as connection:
+        async with self._database.connect(WITHIN_S) as connection:
             ticks = list((await connection.execute(query)).scalars())
         if ticks and ticks[0] < since_ms:
             error = "gave up: its owner went silent and the catch-up window has passed"
@@ -277,7 +300,7 @@ class RunLedger:
                 running, job_runs.c.tick < since_ms, job_runs.c.lease_until <= database_now()
             )
             values = {"state": "failed", "finished_at": now_ms, "error": error}
-            async with self._database.begin(_WITHIN_S) as connection:
+            async with self._database.begin(WITHIN_S) as connection:
                 await connection.execute(update(job_runs).where(silent).values(values))
         return [tick for tick in ticks if tick >= since_ms]
 
@@ -295,12 +318,12 @@ class RunLedger:
             )
             .limit(1000)
         )
-        async with self._database.connect(_WITHIN_S) as connection:
+        async with self._database.connect(WITHIN_S) as connection:
             return [Expired(*row) for row in await connection.execute(query)]
 
     async def clock_ms(self) -> int:
         """The database's own time, UTC epoch ms."""
-        async with self._database.connect(_WITHIN_S) as connection:
+        async with self._database.connect(WITHIN_S) as connection:
             return int((await connection.execute(select(database_now()))).scalar_one())
 
     async def states(self, job: str, since_ms: int, until_ms: int) -> dict[int, State]:
@@ -312,7 +335,7 @@ class RunLedger:
             .order_by(job_runs.c.tick)
             .limit(_MOST_STATES)
         )
-        async with self._database.connect(_WITHIN_S) as connection:
+        async with self._database.connect(WITHIN_S) as connection:
             return {row.tick: (row.state, row.attempt) for row in await connection.execute(query)}
 
     async def history(
@@ -324,7 +347,7 @@ class RunLedger:
             query = query.where(job_runs.c.job == job)
         if tick is not None:
             query = query.where(job_runs.c.tick == tick)
-        async with self._database.connect(_WITHIN_S) as connection:
+        async with self._database.connect(WITHIN_S) as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [dict(row) for row in rows]
 

@@ -8,9 +8,10 @@ transaction. `solocron.testing.StoreRepositoryContract` has a test for each prom
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from solocron.errors import InvalidInput
 from solocron.stores.hours import HoursKey
@@ -104,8 +105,9 @@ class LooksAhead(Protocol):
         """Up to `limit` open stores with one of `keys`, those past `after` (None: all), in the
         order of their ids, each with its key; fewer: there are no more."""
 
-    async def close_these(
+    async def closing(
         self, connection: AsyncConnection, due: Mapping[str, HoursKey], *, now_ms: int
-    ) -> Sequence[StoreName]:
-        """Close those of the stores that are open and have that key still, and return them. One
-        that another transaction closes meanwhile is not among them."""
+    ) -> ReturningUpdate[Any]:
+        """A statement that closes those of the stores that are open and have that key still, and
+        returns their `id` and `name`. One that another transaction closes meanwhile is not among
+        them."""

@@ -110,7 +110,14 @@ class StoreService:
     ) -> list[Notification]:
         """Close those that are open and have these hours still. The repository looks ahead."""
         assert isinstance(self.repository, LooksAhead)
-        closed = await self.repository.close_these(connection, due, now_ms=now_ms)
+        closing = await self.repository.closing(connection, due, now_ms=now_ms)
+        if self._database.dialect == "postgresql":
+            data = {"reason": "hours-ended", "tick": _iso(tick)}
+            return await outbox.append_with(
+                connection, closing, STORE_CLOSED, data, now_ms, self._channels
+            )
+        found = (await connection.execute(closing)).all()
+        closed = [StoreName(str(id_), name or "") for id_, name in found]
         return await self._tell_closed(connection, closed, tick, now_ms)
 
     async def _tell_closed(

@@ -26,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from solocron.storage.engine import Database
 from solocron.storage.outbox import CHUNK
@@ -191,7 +192,7 @@ class TableStores:
     ) -> list[StoreName]:
         layout = await self._layout(connection)
         due = with_hours(layout, keys).where(is_now(layout, True)).limit(limit)
-        return await _change(connection, layout, due, False, now_ms)
+        return await _changed(connection, _change(layout, due, False, now_ms))
 
     async def look_ahead(
         self, keys: Sequence[HoursKey], *, after: str | None, limit: int
@@ -216,9 +217,9 @@ class TableStores:
                     found.update((str(id_), keys[number]) for id_, number in part)
         return found
 
-    async def close_these(
+    async def closing(
         self, connection: AsyncConnection, due: Mapping[str, HoursKey], *, now_ms: int
-    ) -> list[StoreName]:
+    ) -> ReturningUpdate[Any]:
         layout = await self._layout(connection)
         ids, rows = layout.columns["id"], [(layout.to_id(each), key) for each, key in due.items()]
         given = given_keys(connection, layout, "id", ids.type, rows)
@@ -227,7 +228,7 @@ class TableStores:
             .where(ids == given.c.id, has_given(layout, given), is_now(layout, True))
             .order_by(ids)
         )
-        return await _change(connection, layout, these, False, now_ms)
+        return _change(layout, these, False, now_ms)
 
     async def closed(
         self, connection: AsyncConnection, keys: Sequence[HoursKey], *, after: str | None,
@@ -244,7 +245,7 @@ class TableStores:
         layout = await self._layout(connection)
         due = select(layout.columns["id"].label("id"))
         due = due.where(among(layout, [store_id]), is_now(layout, not is_open))
-        changed = await _change(connection, layout, due, is_open, now_ms)
+        changed = await _changed(connection, _change(layout, due, is_open, now_ms))
         return changed[0] if changed else None
 
     async def put(self, store: Store, now_ms: int) -> bool:
@@ -295,10 +296,8 @@ def _stamp(layout: Layout) -> list[ColumnElement[Any]]:
     return [layout.table.c.updated_at] if layout.stamped else []
 
 
-async def _change(
-    connection: AsyncConnection, layout: Layout, due: Select[Any], is_open: bool, now_ms: int
-) -> list[StoreName]:
-    """Open or close the due stores.
+def _change(layout: Layout, due: Select[Any], is_open: bool, now_ms: int) -> ReturningUpdate[Any]:
+    """Opens or closes the due stores.
 
     `due` decides: it locks each row, and judges anew one it had to wait for.
     """
@@ -308,7 +307,10 @@ async def _change(
     if layout.stamped:
         values[layout.table.c.updated_at] = now_ms
     change = update(layout.table).where(ids.in_(select(chosen.c.id))).values(values)
-    change = change.returning(ids.label("id"), name.label("name"))
+    return change.returning(ids.label("id"), name.label("name"))
+
+
+async def _changed(connection: AsyncConnection, change: ReturningUpdate[Any]) -> list[StoreName]:
     return _named((await connection.execute(change)).all())
 
 

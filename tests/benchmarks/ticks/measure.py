@@ -41,7 +41,8 @@ class Size:
         jobs = f"{self.plan.jobs:,} job{'s' if self.plan.jobs > 1 else ''}"
         if not self.plan.period:
             return f"{jobs}, none due"
-        return f"{jobs}, each every {self.plan.period} s"
+        how = "all at once" if self.plan.together else "each"
+        return f"{jobs}, {how} every {self.plan.period} s"
 
     @property
     def due(self) -> float:
@@ -82,7 +83,8 @@ class Measure:
 
     def turn(self, name: str, size: Size) -> Turn:
         """One process, from its start to its end. Raises BenchError."""
-        arguments = (name, str(size.plan.jobs), str(size.plan.period))
+        plan = size.plan
+        arguments = (name, str(plan.jobs), str(plan.period), str(int(plan.together)))
         module = "benchmarks.ticks.worker"
         is_ours = name == PRODUCT
         command, paths = (

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -91,7 +91,8 @@ async def arq(plan: Plan, ran: Ran) -> AsyncIterator[None]:
         await _alive(running)
         yield
     finally:
-        await worker.close()
+        with suppress(asyncio.CancelledError):  # of the jobs that it cancels
+            await worker.close()
         await asyncio.gather(running, return_exceptions=True)
 
 

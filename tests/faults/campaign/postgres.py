@@ -66,5 +66,5 @@ class Postgres:
 
     async def _done(self) -> None:
         """Wait for an order whose giver was cancelled."""
-        if self._under_way is not None:
+        if self._under_way is not None and not self._under_way.done():
             await asyncio.wait([self._under_way])
