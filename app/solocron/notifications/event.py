@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal, NotRequired
 
+from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from solocron.errors import InvalidInput
@@ -26,7 +27,6 @@ OURS = "store."  # what the types of our own begin with, those to come too
 TYPE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 MAX_DATA = 16 * 1024
 _TYPE = re.compile(TYPE_PATTERN)
-_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -83,7 +83,7 @@ def cloud_event(notification: Notification) -> bytes:
     }
     if notification.feed is not None:
         event["feedsequence"] = f"{notification.feed:020d}"
-    return _json(event).encode()
+    return to_json(event)
 
 
 @lru_cache(maxsize=128)  # those of a batch have one

@@ -15,9 +15,10 @@ from benchmarks.stores.report import Findings
 _DESCRIPTION = """\
 Measures a run of the job that closes stores whose hours have ended: the whole service, on uvloop,
 with a real Redis, and stores in PostgreSQL or SQLite of which half are due. Beside it stand the
-statements that such a run comes down to, three of them, in one transaction by somebody who knows
-already which hours are due, and who has nothing to publish, nobody to stay fair to and no
-lease to lose. The database is not forced to the disk, for neither.
+statements that such a run comes down to: three in one transaction, by somebody who knows already
+which hours are due, and two more that note what was told as published. They leave the same rows
+behind, but find out nothing, publish nothing, are fair to nobody and have no lease to lose. The
+database is not forced to the disk, for neither.
 
   run        until the run ended, and until all it told was published
   meanwhile  memory of the server over idle; how late its loop is; how long after a store was closed
@@ -41,7 +42,9 @@ _QUICK = (
 def main(arguments: Sequence[str]) -> int:
     """Measure and print; the exit code."""
     options = parser("stores", _DESCRIPTION)
-    options.add_argument("--rounds", type=count, default=5, help="turns of each size (5)")
+    options.add_argument(
+        "--rounds", type=count, default=5, help="turns of each size, at most: as there is time (5)"
+    )
     options.add_argument(
         "--most", type=count, default=1_000_000, help="leave larger tables out (1000000)"
     )
