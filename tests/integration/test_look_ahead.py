@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from itertools import islice
 
@@ -9,10 +10,11 @@ import pytest
 from test_store_contract import mapped, opener, own, with_uuids
 from test_store_jobs import At, Published, attempt
 
-from solocron.stores import HoursKey, Store, auto_close
+from solocron.stores import HoursKey, Store, StoreName, StoreTable, auto_close
 from solocron.stores.auto_close import AutoClose
 from solocron.stores.repository import LooksAhead
 from solocron.stores.service import StoreService
+from solocron.stores.table import TableStores
 from solocron.testing import StoresUnderTest
 from solocron.testing.contract import Opened
 
@@ -104,3 +106,21 @@ async def test_all_is_closed_in_order_however_little_is_seen_at_a_time(
         assert published.batches == [2, 1, 2, 1, 2, 1]
         told, batches = iter(each.store_id for each in published), iter(published.batches)
         assert [each for size in batches for each in sorted(islice(told, size))] == list(ids)
+
+
+class Stuck(TableStores):
+    """Where nothing can be closed, as by a rule of the host's."""
+
+    async def close_these(self, *args: object, **kw: object) -> list[StoreName]:
+        return []
+
+
+async def test_it_ends_though_nothing_can_be_closed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_close, "_AHEAD", 2)
+    async with opener(own, database_url)() as under, attempt(under.database) as run:
+        await under.put([store(each) for each in under.ids[:6]])
+        stuck = StoreService(Stuck(StoreTable(), under.database), under.database)
+        async with asyncio.timeout(20):
+            assert await AutoClose(stuck, At(), Published())(run) == {"closed": 0}
