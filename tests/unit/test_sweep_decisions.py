@@ -17,6 +17,7 @@ from solocron.cron.sweep import (
     decide,
     is_free,
     is_missed,
+    is_next,
     left_out,
     ticks_to_run,
 )
@@ -183,3 +184,17 @@ def test_a_run_leaves_out_the_ticks_it_would_have_met_had_it_begun_on_time(
         assert newest == latest(one)
     else:
         assert tick <= newest <= tick + took < one.calendar.next_after(newest)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(EXPRESSIONS), AGES, WINDOWS, st.sampled_from(["skip", "queue"]))
+def test_a_tick_is_next_if_nothing_is_run_or_missed_before_it(
+    expression: str, age: int, window: int, overlap: Literal["skip", "queue"]
+) -> None:
+    one, settled = job(expression, window, overlap), int(NOW) - age
+    tick = one.calendar.next_after(settled)
+    for each in (tick, one.calendar.next_after(tick)):
+        alone = ticks_to_run(one, each, settled=settled, unfinished=()) == [each]
+        missed = one.every and one.calendar.between(settled, each - window - 1, 1)
+        assert is_next(one, each, settled) is (alone and not missed)
+    assert is_next(one, tick, -1) is not one.every

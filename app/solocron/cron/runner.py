@@ -21,7 +21,7 @@ from solocron.cron.manual import Asked, own_tick
 from solocron.cron.outcome import Outcome
 from solocron.cron.run import Notify, Run
 from solocron.cron.spans import end, run_span, tick_span
-from solocron.cron.sweep import MAX_MISSED, left_out, ticks_to_run
+from solocron.cron.sweep import MAX_MISSED, is_next, left_out, ticks_to_run
 from solocron.cron.values import params_text
 from solocron.cron.wording import moment
 from solocron.errors import LeaseLost, LockUnavailable, StorageUnavailable
@@ -209,8 +209,10 @@ class Runner:
                 return await self._run_one(job, tick, lease, origin, fallback, asked), newest
             if fallback and await self._is_early(tick):
                 return Outcome("skipped", "clock-skew"), newest
-            if not job.every and (run := await self._run_next(job, tick, lease, fallback, origin)):
-                return run, tick if _settled(run) else newest
+            if is_next(job, tick, settled):
+                run = await self._run_next(job, tick, lease, fallback, origin)
+                if run is not None:
+                    return run, tick if _settled(run) else newest
             for each in await self._due(job, tick, settled, fallback):
                 lease.ensure()
                 outcome = await self._run_one(job, each, lease, origin, fallback)

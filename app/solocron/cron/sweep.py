@@ -68,6 +68,12 @@ def left_out(job: Job, tick: int, took_ms: float, now_ms: float) -> int:
     return max(tick, job.latest_due(until_ms) or tick)
 
 
+def is_next(job: Job, tick: int, settled: int) -> bool:
+    """Whether no other tick is to be run before this one, or told of as missed, as far as the
+    newest `settled` one tells (-1: unknown)."""
+    return not job.every or job.calendar.next_after(settled) >= tick
+
+
 def is_free(survey: Survey) -> bool:
     """Whether a claim could be granted: not paused, and no live owner or older server's lock."""
     if survey.paused:

@@ -35,10 +35,10 @@ Exit code: 0 when all was measured, whatever came of it; 1 when something could 
 Ctrl-C, which prints what was done."""
 
 _DUE = (
-    Size(Plan(1, 1), 2), Size(Plan(100, 10), 3), Size(Plan(100, 2, together=True), 4),
-    Size(Plan(10_000, 60), 4),
+    Size(Plan(1, 1), 2), Size(Plan(100, 10), 2), Size(Plan(100, 2, together=True), 2),
+    Size(Plan(10_000, 60), 3),
 )  # fmt: skip
-_IDLE = Size(Plan(1000, 0), 5)
+_IDLE = Size(Plan(1000, 0), 4)
 _WORKERS, _TICKS = (1, 10, 50), 10
 _QUICK_DUE, _QUICK_IDLE = (Size(Plan(10, 10), 2), Size(Plan(100, 60), 2)), Size(Plan(100, 0), 1)
 _QUICK_WORKERS, _QUICK_TICKS = (1, 3), 3
