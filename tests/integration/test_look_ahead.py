@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningUpdate
 from test_store_contract import mapped, opener, own, with_uuids
 from test_store_jobs import At, Published, attempt
 
-from solocron.stores import HoursKey, Store, StoreName, StoreTable, auto_close
+from solocron.storage.deliveries import Deliveries
+from solocron.storage.outbox import Outbox
+from solocron.stores import HoursKey, Store, StoreTable, auto_close
 from solocron.stores.auto_close import AutoClose
 from solocron.stores.repository import LooksAhead
 from solocron.stores.service import StoreService
@@ -108,11 +114,37 @@ async def test_all_is_closed_in_order_however_little_is_seen_at_a_time(
         assert [each for size in batches for each in sorted(islice(told, size))] == list(ids)
 
 
+async def test_what_is_told_has_any_name_and_goes_to_each_channel(stores: Opened) -> None:
+    names = ['"\\ \n\x01', "Käse & \u2028 <b>", ""]
+    async with stores() as under, attempt(under.database) as run:
+        ids = under.ids[:3]
+        await under.put([
+            replace(store(each), name=name) for each, name in zip(ids, names, strict=True)
+        ])  # fmt: skip
+        published = Published()
+        service = StoreService(under.repository, under.database, ["mail", "sms"])
+        assert await AutoClose(service, At(), published)(run) == {"closed": 3}
+        assert {each.store_id: each.data["name"] for each in published} == dict(
+            zip(ids, names, strict=True)
+        )
+        read = await Outbox(under.database).unpublished(2**62, 10)
+        assert sorted(read, key=lambda row: row.store_id) == sorted(
+            published, key=lambda row: row.store_id
+        )
+        counts = await Deliveries(under.database).counts()
+        assert {channel: count.pending for channel, count in counts.items()} == {
+            "mail": 3, "sms": 3,
+        }  # fmt: skip
+
+
 class Stuck(TableStores):
     """Where nothing can be closed, as by a rule of the host's."""
 
-    async def close_these(self, *args: object, **kw: object) -> list[StoreName]:
-        return []
+    async def closing(
+        self, connection: AsyncConnection, due: Mapping[str, HoursKey], *, now_ms: int
+    ) -> ReturningUpdate[Any]:
+        nobody = {"no-such-store": KEYS[0]}
+        return await super().closing(connection, nobody, now_ms=now_ms)
 
 
 async def test_it_ends_though_nothing_can_be_closed(
