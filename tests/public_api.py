@@ -7,6 +7,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,10 +101,11 @@ _PROTOCOLS = ("__aenter__", "__aexit__", "__aiter__", "__anext__", "__contains__
 
 
 def _member(name: str, found: object) -> Iterator[Name]:
-    if isinstance(found, property):
-        assert found.fget is not None
-        told = inspect.signature(found.fget).return_annotation
-        yield Name(f"{name} -> {told}", 1, _doc(found.fget))
+    if isinstance(found, property | cached_property):
+        getter = found.fget if isinstance(found, property) else found.func
+        assert getter is not None
+        told = inspect.signature(getter).return_annotation
+        yield Name(f"{name} -> {told}", 1, _doc(getter))
     elif isinstance(found, staticmethod | classmethod):
         sort, function = type(found).__name__, found.__func__
         signature = _signature(function, bound=sort == "classmethod")

@@ -168,7 +168,7 @@ async def test_a_hundred_ticks_at_once_take_few_statements(
     assert len(on_runs) <= 40, len(on_runs)
 
 
-async def test_closing_costs_four_statements_a_batch_however_many_stores(
+async def test_closing_costs_few_statements_a_batch_however_many_stores(
     database_url: str,
 ) -> None:
     async with fresh_database(database_url) as database:
@@ -178,7 +178,8 @@ async def test_closing_costs_four_statements_a_batch_however_many_stores(
             with statements(database) as sent:
                 assert await job(run) == {"closed": 600}
     begun = [each for each in sent.sizes if each[0].startswith("BEGIN")]
-    assert len(sent.sizes) - len(begun) <= 2 + 3 * (4 + 1), sent.sizes  # and one for the channels
+    a_batch = 3 if database.dialect == "postgresql" else 5  # one of them is for the channels
+    assert len(sent.sizes) - len(begun) <= 2 + 3 * a_batch, sent.sizes
     assert {size for _, size in sent.sizes} == {1}
 
 

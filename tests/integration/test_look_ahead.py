@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningUpdate
 from test_store_contract import mapped, opener, own, with_uuids
 from test_store_jobs import At, Published, attempt
 
-from solocron.stores import HoursKey, Store, auto_close
+from solocron.storage.deliveries import Deliveries
+from solocron.storage.outbox import Outbox
+from solocron.stores import HoursKey, Store, StoreTable, auto_close
 from solocron.stores.auto_close import AutoClose
 from solocron.stores.repository import LooksAhead
 from solocron.stores.service import StoreService
+from solocron.stores.table import TableStores
 from solocron.testing import StoresUnderTest
 from solocron.testing.contract import Opened
 
@@ -104,3 +112,47 @@ async def test_all_is_closed_in_order_however_little_is_seen_at_a_time(
         assert published.batches == [2, 1, 2, 1, 2, 1]
         told, batches = iter(each.store_id for each in published), iter(published.batches)
         assert [each for size in batches for each in sorted(islice(told, size))] == list(ids)
+
+
+async def test_what_is_told_has_any_name_and_goes_to_each_channel(stores: Opened) -> None:
+    names = ['"\\ \n\x01', "Käse & \u2028 <b>", ""]
+    async with stores() as under, attempt(under.database) as run:
+        ids = under.ids[:3]
+        await under.put([
+            replace(store(each), name=name) for each, name in zip(ids, names, strict=True)
+        ])  # fmt: skip
+        published = Published()
+        service = StoreService(under.repository, under.database, ["mail", "sms"])
+        assert await AutoClose(service, At(), published)(run) == {"closed": 3}
+        assert {each.store_id: each.data["name"] for each in published} == dict(
+            zip(ids, names, strict=True)
+        )
+        read = await Outbox(under.database).unpublished(2**62, 10)
+        assert sorted(read, key=lambda row: row.store_id) == sorted(
+            published, key=lambda row: row.store_id
+        )
+        counts = await Deliveries(under.database).counts()
+        assert {channel: count.pending for channel, count in counts.items()} == {
+            "mail": 3, "sms": 3,
+        }  # fmt: skip
+
+
+class Stuck(TableStores):
+    """Where nothing can be closed, as by a rule of the host's."""
+
+    async def closing(
+        self, connection: AsyncConnection, due: Mapping[str, HoursKey], *, now_ms: int
+    ) -> ReturningUpdate[Any]:
+        nobody = {"no-such-store": KEYS[0]}
+        return await super().closing(connection, nobody, now_ms=now_ms)
+
+
+async def test_it_ends_though_nothing_can_be_closed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_close, "_AHEAD", 2)
+    async with opener(own, database_url)() as under, attempt(under.database) as run:
+        await under.put([store(each) for each in under.ids[:6]])
+        stuck = StoreService(Stuck(StoreTable(), under.database), under.database)
+        async with asyncio.timeout(20):
+            assert await AutoClose(stuck, At(), Published())(run) == {"closed": 0}

@@ -323,6 +323,9 @@ async def test_what_was_run_in_place_of_a_tick_stays_the_same(
             return await api.cron.inquiry.explain(name, str(left_out))
 
         assert (await said())["state"] == "not-run"
+        first = calendar.latest_at(left_out - 1)
+        assert first is not None
+        await ledger.begin(name, first, now_ms=now, **owners)
         for tick, origin in ((filled, "backfill"), (run - 7, "manual"), (run, "schedule"),
                              (later, "schedule")):  # fmt: skip
             await ledger.begin(name, tick, now_ms=now, origin=origin, **owners)

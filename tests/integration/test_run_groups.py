@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from conftest import fresh_database
+from plans import statements
 from solocron.ledger import RunKey
 from solocron.storage import run_groups
 from solocron.storage.engine import Database
@@ -108,3 +110,17 @@ async def test_cancelled_it_gives_back_what_it_began(postgres_url: str) -> None:
         assert beginning.cancelled()
         assert len(await ledger.expired(["job"], TICK)) == 1
         assert await kind(ledger) == "run"
+
+
+async def test_what_has_ended_is_not_looked_through(database: Database) -> None:
+    ledger = RunLedger(database)
+    with statements(database) as given:
+        assert await next_one(ledger)
+        assert await ledger.finish(RunKey("job", TICK, 1), now_ms=TICK, duration_ms=1)
+        await ledger.unfinished("job", since_ms=0, before_ms=TICK, now_ms=TICK)
+    for verb, index in (
+        ("INSERT INTO job_runs", "job_runs_running"), ("SELECT job_runs", "job_runs_running"),
+        ("UPDATE job_runs", "job_runs_pkey|autoindex_job_runs"),
+    ):  # fmt: skip
+        for plan in await given.plans(verb):
+            assert re.search(index, plan), plan

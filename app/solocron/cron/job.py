@@ -121,7 +121,7 @@ class Job:
                 f"{most / 1000:g} s{beyond}"
             )
 
-    @property
+    @cached_property
     def lock_key(self) -> str:
         """`cron:<job>` or `cron:<job>:<environment>`."""
         return lock_key(self.name, self.environment)

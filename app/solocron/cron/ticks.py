@@ -32,7 +32,9 @@ _WRITTEN = (
 @lru_cache(_MOST_PARSED)
 def _parsed(expression: str, zone: tzinfo) -> CronSim:
     """What the expression means, for any time of the zone; to be copied. To read it takes longer
-    than to find a tick, and what was read takes 14 KB: jobs with the same one share it."""
+    than to find a tick, and what was read takes 14 KB: jobs with the same one share it. Raises
+    CronSimError, and StopIteration if it never comes due."""
+    next(CronSim(expression, datetime(2026, 1, 1, tzinfo=UTC)))
     return CronSim(expression, datetime(2026, 1, 1, tzinfo=zone))
 
 
@@ -73,7 +75,7 @@ class Calendar:
         self.expression = " ".join(expression.split())
         self.zone = zone
         try:
-            next(CronSim(self.expression, datetime(2026, 1, 1, tzinfo=UTC)))
+            _parsed(self.expression, self._zone)
         except CronSimError as error:
             raise ConfigError(f"cron expression {expression!r}: {error}; give {_WRITTEN}") from None
         except StopIteration:

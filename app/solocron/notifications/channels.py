@@ -22,7 +22,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from solocron.clock import Clock
@@ -68,9 +68,12 @@ class Channels:
         self._owner = owner
         self._clock = clock
         self._policy = policy or Policy()
-        self._templates = Templates()
         self._work = {each.id: asyncio.Event() for each in channels}
         self._failing: set[str] = set()
+
+    @cached_property
+    def _templates(self) -> Templates:
+        return Templates()
 
     @property
     def ids(self) -> list[str]:

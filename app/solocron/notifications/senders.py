@@ -177,7 +177,7 @@ def _apprise(setting: str = _SETTING) -> ModuleType:
         import apprise  # not at the top: most deployments do without
     except ImportError:
         raise ConfigError(
-            f"{setting} is set, but Apprise is missing: pip install solocron[notify]"
+            f"{setting} is set, but Apprise is missing: pip install 'solocron[notify]'"
         ) from None
     return apprise
 

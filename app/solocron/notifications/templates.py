@@ -13,9 +13,6 @@ from datetime import UTC, datetime, tzinfo
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from jinja2 import StrictUndefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from solocron.notifications.event import STORE_CLOSED, STORE_OPEN_REMINDER, STORE_OPENED
 from solocron.storage.deliveries import Delivery
 
@@ -62,6 +59,9 @@ class Templates:
     """Renders deliveries, in a sandbox and without HTML escaping: it is not HTML."""
 
     def __init__(self) -> None:
+        from jinja2 import StrictUndefined
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
         environment = ImmutableSandboxedEnvironment(autoescape=False, undefined=StrictUndefined)
         self._texts = {
             type_: tuple(environment.from_string(text) for text in texts)

@@ -348,7 +348,7 @@ def _postgres(url: URL, idle_ms: int) -> AsyncEngine:
         )  # fmt: skip
     except ImportError:
         raise ConfigError(
-            "DATABASE_URL names PostgreSQL: install its driver with pip install solocron[postgres]"
+            "DATABASE_URL names PostgreSQL: install its driver: pip install 'solocron[postgres]'"
         ) from None
 
 

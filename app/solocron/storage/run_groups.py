@@ -22,6 +22,7 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    literal_column,
     select,
     type_coerce,
     update,
@@ -37,6 +38,9 @@ from solocron.storage.tables import job_runs
 from solocron.together import Together
 
 WITHIN_S = 10.0  # each of the ledger's short transactions
+RUNNING: ColumnElement[str] = literal_column(
+    "'running'"
+)  # in its text, for the index of such runs is looked for
 _TOGETHER_S = 3.0  # for what takes milliseconds, unless one of them waits for another server
 _MOST = 200
 _TURNS = 3
@@ -116,7 +120,7 @@ def opening(dialect: str) -> Statement:
     given = _given(dialect, Opening._fields)
     earlier = job_runs.alias("earlier").c
     unfinished = exists().where(
-        earlier.job == given["job"], earlier.tick < given["tick"], earlier.state == "running",
+        earlier.job == given["job"], earlier.tick < given["tick"], earlier.state == RUNNING,
         earlier.origin == "schedule",
     )  # fmt: skip
     values = {each: given[each] for each in Opening._fields[:-1]} | {

@@ -29,7 +29,15 @@ from solocron.errors import StaleAttempt, StorageUnavailable
 from solocron.ledger import Expired, KeptIn, RunKey, State, Verdict, kept_text
 from solocron.storage.engine import POOL_SIZE, POOL_TIMEOUT_S, Database, database_now
 from solocron.storage.patience import held, patiently, until_answered
-from solocron.storage.run_groups import WITHIN_S, Ending, Opening, RunGroups, ending, opening
+from solocron.storage.run_groups import (
+    RUNNING,
+    WITHIN_S,
+    Ending,
+    Opening,
+    RunGroups,
+    ending,
+    opening,
+)
 from solocron.storage.tables import job_runs
 
 _MAX_ERROR = 2000
@@ -283,7 +291,7 @@ class RunLedger:
         first. Older ones whose owner went silent are closed as failed: nobody may run them."""
         running = and_(
             job_runs.c.job == job,
-            job_runs.c.state == "running",
+            job_runs.c.state == RUNNING,
             job_runs.c.origin == "schedule",
         )
         query = (
@@ -311,7 +319,7 @@ class RunLedger:
             select(job_runs.c.job, job_runs.c.tick, job_runs.c.origin)
             .where(
                 job_runs.c.job.in_(list(jobs)),
-                job_runs.c.state == "running",
+                job_runs.c.state == RUNNING,
                 job_runs.c.origin.in_(("schedule", "manual")),
                 job_runs.c.tick >= since_ms,
                 job_runs.c.lease_until <= database_now(),

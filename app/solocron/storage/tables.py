@@ -104,6 +104,13 @@ job_runs = Table(
     Column("params", Text),
     Column("asked_by", String(200)),
     Column("progress", Text),
+    Index(
+        "job_runs_running",
+        "job",
+        "tick",
+        postgresql_where=text("state = 'running'"),
+        sqlite_where=text("state = 'running'"),
+    ),
 )
 
 # `due_at` is when a delivery may be taken (again): a claim's end, the next try, none when done.

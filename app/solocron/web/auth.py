@@ -13,14 +13,15 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
-
-import jwt
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from solocron.clock import Clock
 from solocron.errors import ConfigError, SolocronError
 from solocron.storage.feed import EVERY
 from solocron.web.scopes import SCOPES
+
+if TYPE_CHECKING:
+    import jwt  # takes a while: only imported where there are tokens
 
 AUDIENCE = "solocron"
 MIN_SECRET = 32
@@ -100,6 +101,8 @@ class Authenticator:
         self._audience = audience
         self._secret = secret
         self._keys = _load_jwks(jwks_file) if jwks_file else None
+        if not self.is_open:
+            import jwt  # noqa: F401  # not with the first token: it takes a while
 
     @property
     def is_open(self) -> bool:
@@ -119,6 +122,8 @@ class Authenticator:
             raise Unauthenticated("no token: send Authorization: Bearer <token>")
         if len(token) > MAX_TOKEN:
             raise Unauthenticated(f"the token has over {MAX_TOKEN} characters")
+        import jwt
+
         try:
             key, algorithm = self._key_of(token)
             claims = jwt.decode(
@@ -135,6 +140,8 @@ class Authenticator:
     def _key_of(self, token: str) -> tuple[Any, str]:
         if self._keys is None:
             return self._secret, "HS256"
+        import jwt
+
         key_id = jwt.get_unverified_header(token).get("kid")
         if not isinstance(key_id, str) or key_id not in self._keys:
             raise _refused(
@@ -185,6 +192,8 @@ class Authenticator:
         unknown = [each for each in scopes if each not in SCOPES]
         if unknown:
             raise ConfigError(f"unknown scope {unknown[0]!r}: use {', '.join(SCOPES)}")
+        import jwt
+
         now = int(self._clock.now_ms() / 1000)
         claims = {
             "sub": subject, "aud": self._audience, "iat": now, "exp": now + lifetime_s,
@@ -216,6 +225,8 @@ def _refused(why: str) -> Unauthenticated:
 
 def _why(error: jwt.PyJWTError, audience: str) -> str:
     """In words, and what to do; short, for a close frame's reason holds 123 bytes."""
+    import jwt
+
     if isinstance(error, jwt.InvalidSignatureError):
         return "it is signed with another secret or key than this server's: get another one"
     if isinstance(error, jwt.InvalidAudienceError):
@@ -306,6 +317,8 @@ def _load_jwks(path: Path) -> dict[str, jwt.PyJWK]:
 def _usable(entry: Mapping[str, Any]) -> jwt.PyJWK | None:
     if entry.get("use", "sig") != "sig":
         return None
+    import jwt
+
     try:
         key = jwt.PyJWK(dict(entry))
     except (jwt.PyJWTError, ValueError, TypeError, KeyError):  # their texts quote the key

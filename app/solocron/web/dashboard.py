@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from solocron.cron.values import progress_text
 from solocron.locks.results import token_tick
@@ -24,6 +24,9 @@ from solocron.web import charts
 from solocron.web.auth import Authenticator, Principal, Unauthenticated, listening_token
 from solocron.web.fleet import SPAN_MS, SPANS, FleetView
 from solocron.web.guard import basic_password, bearer, own_page_token, require_reader
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _RUNS = 30
 _POLICY = (
@@ -49,6 +52,11 @@ class Dashboard:
         self._authenticator = authenticator
         self._names = names
         self._statistics = statistics
+
+    @cached_property
+    def _page(self) -> Template:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
         environment = Environment(
             loader=PackageLoader("solocron.web"), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
@@ -56,7 +64,7 @@ class Dashboard:
         environment.filters.update(
             moment=moment, span=charts.span, worker=worker, progress=progress_text
         )
-        self._page = environment.get_template("dashboard.html")
+        return environment.get_template("dashboard.html")
 
     async def page(self, request: web.Request) -> web.Response:
         """The page, or what makes a browser ask for the token."""

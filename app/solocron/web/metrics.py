@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import islice
 
 from aiohttp import web
@@ -110,6 +110,9 @@ class Metrics(Collector):
         self._deliveries: list[tuple[tuple[str, str], float]] = []
         self._read_at_s: float | None = None
         self._reading = asyncio.Lock()
+        self._names: frozenset[str] = frozenset()
+        self._keys: Mapping[str, str] = {}
+        self._read_jobs = 0
         self._happened = Happened(self._hosted)
         sources.journal.listen(self._happened.note)
         sources.locks.statistics.on_release = self._released
@@ -137,14 +140,24 @@ class Metrics(Collector):
         return list(islice(self._sources.jobs, _MAX_JOBS))
 
     def _hosted(self, job: str) -> str:
-        return job if job in self._jobs() else OTHERS
+        return job if job in self._named() else OTHERS
 
     def _released(self, key: str, held_s: float) -> None:
         self._happened.held(self._of_keys().get(key, OTHERS), held_s)
 
     def _of_keys(self) -> Mapping[str, str]:
         """The jobs by lock key."""
-        return {self._sources.jobs[name].lock_key: name for name in self._jobs()}
+        self._named()
+        return self._keys
+
+    def _named(self) -> Collection[str]:
+        """The jobs that are told of by name. Each run asks for them, and they are read anew only
+        when there are more."""
+        if len(self._sources.jobs) != self._read_jobs:
+            self._read_jobs = len(self._sources.jobs)
+            self._names = frozenset(self._jobs())
+            self._keys = {self._sources.jobs[name].lock_key: name for name in self._names}
+        return self._names
 
     # -- what is read when it is asked for -------------------------------------------------
 
