@@ -8,8 +8,11 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+import pytest
+
 from conftest import RedisServer
 from solocron.clock import SystemClock
+from solocron.errors import LockUnavailable
 from solocron.locks.manager import LockManager
 from solocron.locks.results import Done, Granted, Held, Paused
 
@@ -32,6 +35,27 @@ async def test_sixty_four_tasks_get_their_turns_alike(redis_server: RedisServer)
         assert len(redis_server.cli("client", "list").splitlines()) == 2  # ours and redis-cli
     cuts = statistics.quantiles(taken, n=100)
     assert cuts[98] < 10 * cuts[49]  # starving ones had 200 times the median
+
+
+async def test_each_of_many_callers_gets_its_own_replies(redis_server: RedisServer) -> None:
+    async with LockManager(redis_server.url, clock=SystemClock(), deadline_s=10) as locks:
+        await locks.is_locked(KEY)
+
+        async def some(number: int) -> None:
+            words = [f"{number}.{each}" for each in range(number % 50 + 1)]
+            replies = await locks.link.call_all([("ECHO", word) for word in words])
+            assert replies == [word.encode() for word in words]
+
+        async def one(number: int) -> None:
+            assert await locks.link.call("ECHO", f"{number}") == f"{number}".encode()
+
+        gone = [asyncio.create_task(some(49)), asyncio.create_task(one(0))]
+        await asyncio.sleep(0)
+        for each in gone:
+            each.cancel()
+        await asyncio.gather(*(each(n) for n in range(200) for each in (some, one)))
+        with pytest.raises(LockUnavailable, match="Redis refuses ECHO: ResponseError: unknown"):
+            await locks.link.call_all([("ECHO", "a"), ("NONSENSE",), ("ECHO", "b")])
 
 
 async def test_a_command_makes_no_task(redis_server: RedisServer) -> None:

@@ -197,10 +197,9 @@ class RedisLink:
         """As `call_all`, without the deadline; a cluster's redirections are among the replies."""
 
         async def submit(session: Session) -> list[Any]:
-            submitted = [session.submit(each) for each in commands]
-            replies = await asyncio.gather(*submitted, return_exceptions=True)
+            replies = await session.submit_all(commands)
             for each in replies:
-                if isinstance(each, BaseException) and not isinstance(each, REDIRECTS):
+                if isinstance(each, RedisError) and not isinstance(each, REDIRECTS):
                     raise each
             return replies
 

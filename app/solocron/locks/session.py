@@ -26,6 +26,18 @@ _NOTHING = object()
 Command = Sequence[str | bytes | int]
 
 
+class _Waiting:
+    """What was sent at `sent_s` (loop time): one command, or `count`, whose replies are kept."""
+
+    __slots__ = ("count", "future", "replies", "sent_s")
+
+    def __init__(self, future: asyncio.Future[Any], sent_s: float) -> None:
+        self.future = future
+        self.sent_s = sent_s
+        self.replies: list[Any] | None = None
+        self.count = 1
+
+
 class Session(asyncio.Protocol):
     """Owns `connection`, made at `since` (monotonic s). After a loss all in flight is unknown, and
     a reply that is not there `deadline_s` after its command is a loss."""
@@ -44,7 +56,7 @@ class Session(asyncio.Protocol):
         )  # fmt: skip
         self._unread = 0  # bytes of a reply that is not whole
         self._out: list[bytes] = []
-        self._pending: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._pending: deque[_Waiting] = deque()
         self._flushing: asyncio.Handle | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._stood_still_s = 0.0  # until when (loop time) this loop last did
@@ -53,17 +65,28 @@ class Session(asyncio.Protocol):
 
     def submit(self, args: Command) -> asyncio.Future[Any]:
         """Send one command. The future holds its reply, or why there is none."""
-        future: asyncio.Future[Any] = self._loop.create_future()
+        # redis-py's own takes ten times as long. (The stub knows commands of one word only.)
+        packed = pack_command(tuple(args))  # type: ignore[arg-type]
+        return self._send([packed], _Waiting(self._loop.create_future(), self._loop.time()))
+
+    def submit_all(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
+        """Send commands. The future holds the replies, errors among them, or why there is none."""
+        packed = [pack_command(tuple(each)) for each in commands]  # type: ignore[arg-type]
+        waiting = _Waiting(self._loop.create_future(), self._loop.time())
+        waiting.replies, waiting.count = [], len(commands)
+        return self._send(packed, waiting)
+
+    def _send(self, packed: list[bytes], waiting: _Waiting) -> asyncio.Future[Any]:
+        future = waiting.future
         if self.error is not None:
             future.set_exception(LockUnavailable(f"no connection to Redis: {name_of(self.error)}"))
             return future
         if len(self._pending) >= _MAX_PENDING:
             future.set_exception(LockUnavailable(f"{_MAX_PENDING} commands wait for Redis"))
             return future
-        # redis-py's own takes ten times as long. (The stub knows commands of one word only.)
-        self._out.append(pack_command(tuple(args)))  # type: ignore[arg-type]
+        self._out += packed
         idle = not self._pending
-        self._pending.append((future, self._loop.time()))
+        self._pending.append(waiting)
         if idle or len(self._out) >= _AT_ONCE:
             self._flush()
         elif self._flushing is None:
@@ -99,13 +122,19 @@ class Session(asyncio.Protocol):
     def _resolve(self, reply: Any) -> None:
         if not self._pending:
             return
-        future, _ = self._pending.popleft()
-        if future.done():  # its caller was cancelled; order is kept all the same
+        waiting = self._pending[0]
+        if waiting.replies is not None:
+            waiting.replies.append(reply)
+            if len(waiting.replies) < waiting.count:
+                return
+            reply = waiting.replies
+        self._pending.popleft()
+        if waiting.future.done():  # its caller was cancelled; order is kept all the same
             return
         if isinstance(reply, RedisError):
-            future.set_exception(reply)
+            waiting.future.set_exception(reply)
         else:
-            future.set_result(reply)
+            waiting.future.set_result(reply)
 
     def _look(self) -> None:
         """See whether the first command in flight waits for too long; the others came later."""
@@ -116,7 +145,7 @@ class Session(asyncio.Protocol):
             return
         if now - due > _LATE * self._deadline_s:
             self._stood_still_s = now  # its reply may be there, unread
-        left = max(self._pending[0][1], self._stood_still_s) + self._deadline_s - now
+        left = max(self._pending[0].sent_s, self._stood_still_s) + self._deadline_s - now
         if left > 0.001:
             self._watch = self._loop.call_later(left, self._look)
         else:
@@ -127,10 +156,10 @@ class Session(asyncio.Protocol):
         if self.error is not None:
             return
         self.error = error
-        for future, _ in self._pending:
-            if not future.done():
-                future.set_exception(LockUnavailable(f"no reply from Redis: {name_of(error)}"))
-                future.exception()  # read here: a cancelled caller never will
+        for each in self._pending:
+            if not each.future.done():
+                each.future.set_exception(LockUnavailable(f"no reply from Redis: {name_of(error)}"))
+                each.future.exception()  # read here: a cancelled caller never will
         self._pending.clear()
         self._out.clear()
         for handle in (self._flushing, self._watch):
