@@ -27,6 +27,7 @@ STORE = {"name": "Mitte", "timezone": "UTC", "hours": "24/7"}
 NO_LOCKS = "Redis lost for distributed locks"
 NO_NEWS = "Redis lost for notifications"
 NO_DATABASE = "Database lost"
+NO_RUNS = "The store open reminder cron waits for the database, skipping: "
 NOT_MIGRATED = "is not migrated: run `solocron migrate`"
 
 
@@ -204,13 +205,13 @@ async def test_without_either_it_waits_for_both(
         await proxy.down()
         url = proxy.postgres_url(postgres_url)
         async with pair(tmp_path, late_redis, url) as (workers, logs):
-            await assert_said_once(logs, [NO_LOCKS, NO_NEWS, NO_DATABASE])
+            await assert_said_once(logs, [NO_LOCKS, NO_NEWS, NO_DATABASE, NO_RUNS])
             await assert_serves_without_database(workers[0])
             await proxy.up()
             late_redis.start()
             await assert_whole(workers, late_redis)
     for log in logs:
-        assert len(warnings(log)) == 3
+        assert len(warnings(log)) == 4
 
 
 async def test_two_schedules_for_one_job_are_told_and_lose_nothing(
