@@ -341,7 +341,7 @@ async def test_automatic_recovery(fleet: list[Solocron]) -> None:
     job = fleet[0].jobs["store-auto-close"]
     tick = latest(job)
     await crashed.locks.claim(job.lock_key, tick, job.ttl_ms, lease_ms=200)
-    crashed.locks._leases.clear()  # it renews no more
+    crashed.locks._renewals._leases.clear()  # it renews no more
     await crashed.ledger.begin(
         job.name, tick, owner="crashed", now_ms=tick, lease_ms=200, max_attempts=3
     )
@@ -507,7 +507,7 @@ async def test_set_appropriate_ttl(redis_server: RedisServer) -> None:
                 await asyncio.sleep(0.01)
             assert await other.is_locked("cron:x")
         await short.claim("cron:y", 1000, 60 * MINUTE)
-        short._leases.clear()  # its owner dies
+        short._renewals._leases.clear()  # its owner dies
         async with asyncio.timeout(5):
             while type(await other.claim("cron:y", 1000, MINUTE)).__name__ != "Granted":
                 await asyncio.sleep(0.02)

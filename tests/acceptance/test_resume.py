@@ -10,9 +10,11 @@ from clients import Listener, connected, subscribe
 from conftest import RedisServer
 from proxy import Proxy
 from shops import open_shops
+from solocron import LockManager
 from workers import Worker, prepare
 
 SHOPS = 10_000
+CLOSING = "cron:store-auto-close"
 
 
 @pytest.mark.timeout(180)
@@ -21,6 +23,8 @@ async def test_a_client_cut_off_in_mid_close_has_each_notification_once(
 ) -> None:
     database = await prepare(database_url)
     shops = await open_shops(database, SHOPS)
+    locks = LockManager(own_redis.url)
+    await locks.pause(CLOSING)  # until all is subscribed
     one, other = await asyncio.gather(
         *(
             Worker.start(
@@ -35,6 +39,7 @@ async def test_a_client_cut_off_in_mid_close_has_each_notification_once(
         async with Proxy(one.port) as proxy, connected(proxy.port) as ws:
             answer = await subscribe(ws, dict.fromkeys(shops))
             assert all(each == {"seq": 0, "recovered": True} for each in answer.values())
+            await locks.resume(CLOSING)
             await listener.listen(ws, until=SHOPS // 20)
             await proxy.cut()
         assert len(listener.events) < SHOPS
@@ -48,7 +53,7 @@ async def test_a_client_cut_off_in_mid_close_has_each_notification_once(
                 async with asyncio.timeout(1.0):
                     await listener.listen(ws)
     finally:
-        await asyncio.gather(one.stop(), other.stop())
+        await asyncio.gather(one.stop(), other.stop(), locks.link.close())
         await database.close()
     listener.assert_each_once(shops)
     assert {event["type"] for event in listener.events} == {"store.closed"}
