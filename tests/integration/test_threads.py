@@ -49,6 +49,7 @@ class Server:
         self.database, self.redis = database, redis
         self.ledger = RunLedger(database)
         self.locks = locks
+        self.tick = latest()
         self.ran: list[str] = []
 
     async def run(self, body: Callable[[Run], Any], grace_s: float = 5, **options: Any) -> Outcome:
@@ -58,7 +59,7 @@ class Server:
         )  # fmt: skip
         one = Job(name="one", calendar=CALENDAR, body=body, backoff_ms=1, **options)
         async with asyncio.timeout(30):
-            return await runner.run_tick(one, latest())
+            return await runner.run_tick(one, self.tick)
 
     async def row(self) -> dict[str, Any]:
         (row,) = await self.ledger.history("one")

@@ -255,7 +255,7 @@ async def test_log_lines_of_a_run_have_its_trace_id(
         ("before", None),
         ("Starting", f"{run.context.trace_id:032x}"),
         ("One", f"{run.context.trace_id:032x}"),
-        ("Another", f"{ticks[1].context.trace_id:032x}"),
+        ("The", f"{ticks[1].context.trace_id:032x}"),
         ("after", None),
     ]
     of_locks = [each["trace_id"] for each in lines if each["logger"] == "solocron.locks"]
