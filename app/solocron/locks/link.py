@@ -183,7 +183,7 @@ class RedisLink:
         try:
             return await self._within(lambda: self.exchange(args), left_s)
         except REDIRECTS as error:
-            raise self._refused(error, args, session) from None
+            raise _misplaced(error) from None
 
     async def call_all(self, commands: Sequence[Command], keys: Sequence[str] = ()) -> list[Any]:
         """As `call`, for many commands in one write; `keys`, one each, are for a cluster."""

@@ -27,15 +27,18 @@ Command = Sequence[str | bytes | int]
 
 
 class _Waiting:
-    """What was sent at `sent_s` (loop time): one command, or `count`, whose replies are kept."""
+    """What was sent at `sent_s` (loop time): one command, or `count`, which are answered together
+    by a list of `replies`."""
 
     __slots__ = ("count", "future", "replies", "sent_s")
 
-    def __init__(self, future: asyncio.Future[Any], sent_s: float) -> None:
+    def __init__(
+        self, future: asyncio.Future[Any], sent_s: float, count: int, replies: list[Any] | None
+    ) -> None:
         self.future = future
         self.sent_s = sent_s
-        self.replies: list[Any] | None = None
-        self.count = 1
+        self.count = count
+        self.replies = replies
 
 
 class Session(asyncio.Protocol):
@@ -67,17 +70,15 @@ class Session(asyncio.Protocol):
         """Send one command. The future holds its reply, or why there is none."""
         # redis-py's own takes ten times as long. (The stub knows commands of one word only.)
         packed = pack_command(tuple(args))  # type: ignore[arg-type]
-        return self._send([packed], _Waiting(self._loop.create_future(), self._loop.time()))
+        return self._send([packed], None)
 
     def submit_all(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
         """Send commands. The future holds the replies, errors among them, or why there is none."""
         packed = [pack_command(tuple(each)) for each in commands]  # type: ignore[arg-type]
-        waiting = _Waiting(self._loop.create_future(), self._loop.time())
-        waiting.replies, waiting.count = [], len(commands)
-        return self._send(packed, waiting)
+        return self._send(packed, [])
 
-    def _send(self, packed: list[bytes], waiting: _Waiting) -> asyncio.Future[Any]:
-        future = waiting.future
+    def _send(self, packed: list[bytes], replies: list[Any] | None) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
         if self.error is not None:
             future.set_exception(LockUnavailable(f"no connection to Redis: {name_of(self.error)}"))
             return future
@@ -86,7 +87,7 @@ class Session(asyncio.Protocol):
             return future
         self._out += packed
         idle = not self._pending
-        self._pending.append(waiting)
+        self._pending.append(_Waiting(future, self._loop.time(), len(packed), replies))
         if idle or len(self._out) >= _AT_ONCE:
             self._flush()
         elif self._flushing is None:

@@ -19,7 +19,7 @@ def _plain(value: object) -> str:
     raise TypeError(f"a {type(value).__name__} cannot be handed to the database")
 
 
-_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=_plain).encode
+as_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=_plain).encode
 
 
 def listed(
@@ -27,7 +27,7 @@ def listed(
 ) -> FromClause:
     """The rows, of which there is one at least, as a table with columns of these types. A dict in
     a column of text is JSON there."""
-    given = bindparam(None, _json(rows), Text())
+    given = bindparam(None, as_json(rows), Text())
     parts: list[ColumnElement[Any]]
     if connection.dialect.name == "postgresql":
         each = func.json_array_elements(cast(given, JSON)).table_valued("value").render_derived()

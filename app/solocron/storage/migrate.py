@@ -25,27 +25,22 @@ if TYPE_CHECKING:
 _TALKING = ("alembic.runtime.plugins", "alembic.runtime.migration")
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether it is of a migration that is run, or a warning."""
-    return record.levelno > logging.INFO or str(record.msg).startswith("Running")
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what Alembic says at each import and start, which a host's log would have. Around
-    its import, too."""
+    """Leave out what Alembic says at each import and start, which a host's log would have, but not
+    that a migration is run, nor warnings. Around its import, too."""
 
-    def filter_(record: logging.LogRecord) -> bool:  # one for each call: they may overlap
-        return _is_news(record)
+    def is_news(record: logging.LogRecord) -> bool:  # one for each call: they may overlap
+        return record.levelno > logging.INFO or str(record.msg).startswith("Running")
 
     loggers = [logging.getLogger(name) for name in _TALKING]
     for each in loggers:
-        each.addFilter(filter_)
+        each.addFilter(is_news)
     try:
         yield
     finally:
         for each in loggers:
-            each.removeFilter(filter_)
+            each.removeFilter(is_news)
 
 
 def _config() -> Config:

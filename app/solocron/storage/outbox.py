@@ -32,15 +32,13 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from solocron.storage.counters import newest_seqs, taken_by
 from solocron.storage.engine import Database, database_now
 from solocron.storage.feed import EVERY, PLACE, Feed, mark_published
-from solocron.storage.listed import listed
+from solocron.storage.listed import as_json, listed
 from solocron.storage.tables import deliveries, notifications
 from solocron.together import Together
 
 CHUNK = 500  # stores per statement: 3 parameters each, well under either database's limit
 _READERS = 6  # of the database's 10 connections
 _FEW, _FEW_ROWS = 100, 20  # spans of stores that are read for several readers, and rows of each
-
-_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 _T = TypeVar("_T")
 
@@ -105,7 +103,7 @@ async def append_with(
     named = func.to_json(func.coalesce(cast(changed.c.name, Text()), ""))
     values = select(
         taken.c.store_id, taken.c.notification_seq, literal(type_),
-        func.concat('{"name":', named, "," + _json(data)[1:]), literal(created_at, BigInteger()),
+        func.concat('{"name":', named, "," + as_json(data)[1:]), literal(created_at, BigInteger()),
     ).select_from(both)  # fmt: skip
     told = insert(notifications).from_select(
         ["store_id", "seq", "type", "data", "created_at"], values
