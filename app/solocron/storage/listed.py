@@ -8,7 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, ColumnElement, FromClause, Text, bindparam, cast, func, select, text
+from sqlalchemy import (
+    JSON,
+    BindParameter,
+    ColumnElement,
+    FromClause,
+    Text,
+    bindparam,
+    cast,
+    func,
+    select,
+    text,
+)  # fmt: skip
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
@@ -27,9 +38,15 @@ def listed(
 ) -> FromClause:
     """The rows, of which there is one at least, as a table with columns of these types. A dict in
     a column of text is JSON there."""
-    given = bindparam(None, as_json(rows), Text())
+    return table_of(connection.dialect.name, bindparam(None, as_json(rows), Text()), types)
+
+
+def table_of(
+    dialect: str, given: BindParameter[str], types: Mapping[str, TypeEngine[Any]]
+) -> FromClause:
+    """The same of rows that are handed over as a parameter, which `as_json` made of them."""
     parts: list[ColumnElement[Any]]
-    if connection.dialect.name == "postgresql":
+    if dialect == "postgresql":
         each = func.json_array_elements(cast(given, JSON)).table_valued("value").render_derived()
         parts = [each.c.value.op("->>")(number) for number in range(len(types))]
     else:

@@ -14,17 +14,15 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     ColumnElement,
+    Text,
     bindparam,
-    column,
     exists,
     func,
     literal,
     literal_column,
     select,
-    type_coerce,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
@@ -34,6 +32,7 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
 from solocron.errors import StorageUnavailable
 from solocron.storage.engine import Database, database_now
+from solocron.storage.listed import as_json, table_of
 from solocron.storage.tables import job_runs
 from solocron.together import Together
 
@@ -97,7 +96,7 @@ class RunGroups(Generic[_R]):
         """Write them; those that were. Raises StorageUnavailable."""
         # All servers write in one order, so that none waits for one that waits for it.
         in_order = sorted(rows, key=lambda each: each[:2])
-        given = {"rows": [each._asdict() for each in in_order]}
+        given = {"rows": as_json(in_order)}
         async with self._database.begin(WITHIN_S) as connection:
             found = {tuple(row) for row in await connection.execute(self._statement, given)}
         return {each: True for each in in_order if each[:2] in found}
@@ -144,16 +143,7 @@ def ending(dialect: str) -> Statement:
 
 
 def _given(dialect: str, names: Sequence[str]) -> _Columns:
-    """The columns of the rows that a statement is given, as JSON: its text is the same for any
-    number of them, and prepared once."""
-    rows = bindparam("rows", type_=JSON)
+    """The columns of the rows that a statement is given: its text is the same for any number of
+    them, and prepared once."""
     types = {each: job_runs.c[each].type if each in job_runs.c else BigInteger() for each in names}
-    if dialect == "postgresql":
-        columns = [column(each, type_) for each, type_ in types.items()]
-        table = func.json_to_recordset(rows).table_valued(*columns)
-        return dict(table.render_derived(name="given", with_types=True).c)
-    row = func.json_each(rows).table_valued("value", name="given").c.value
-    return {
-        each: type_coerce(func.json_extract(row, f"$.{each}"), type_)
-        for each, type_ in types.items()
-    }
+    return dict(table_of(dialect, bindparam("rows", type_=Text()), types).c)
